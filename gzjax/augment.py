@@ -1,0 +1,147 @@
+"""Random views of galaxies, on the device, inside the jitted step.
+
+The sky has no up and no mirror, so a galaxy turned, flipped or slightly nearer is as good a
+galaxy. Turning, zooming, shifting and flipping are one affine map, so the stored canvas is
+resampled once, straight to the size the network sees. Everything is a pure function of
+(key, images).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Views(NamedTuple):
+    """How views are drawn; the defaults leave every galaxy as it is.
+
+    field: side of the view as a fraction of the canvas's side.
+    rotate: turn by an angle uniform within +- this many degrees; 180 is any angle.
+    zoom: magnify by a factor log-uniform within [1 / zoom, zoom].
+    shift: move by a distance uniform within +- this fraction of the view's side, each way.
+    flip: mirror every second galaxy.
+    """
+
+    field: float = 1.0
+    rotate: float = 0.0
+    zoom: float = 1.0
+    shift: float = 0.0
+    flip: bool = False
+
+    @property
+    def upright(self) -> "Views":
+        """The one view without chance, for evaluation."""
+        return Views(field=self.field)
+
+
+def sample_maps(key: jax.Array, batch: int, views: Views) -> jax.Array:
+    """Random affine maps from a view to the canvas.
+
+    Coordinates are in units of half a side, (x, y) from the centre, so that a map does not depend
+    on the pixels of either side: (-1, -1) is the upper left corner.
+
+    Args:
+      key: PRNG key.
+      batch: number of maps.
+      views: how they are drawn.
+
+    Returns:
+      float32[batch, 2, 3]: the linear part and, in the last column, the shift.
+    """
+    angle_key, zoom_key, shift_key, flip_key = jax.random.split(key, 4)
+    angle = jnp.deg2rad(
+        jax.random.uniform(angle_key, (batch,), minval=-views.rotate, maxval=views.rotate)
+    )
+    log_zoom = math.log(views.zoom)
+    scale = views.field * jnp.exp(
+        jax.random.uniform(zoom_key, (batch,), minval=-log_zoom, maxval=log_zoom)
+    )
+    # A side is 2 units long, and the shift is a fraction of the view's side.
+    reach = 2 * views.shift * views.field
+    shift = jax.random.uniform(shift_key, (batch, 2), minval=-reach, maxval=reach)
+    mirror = jnp.where(
+        jax.random.bernoulli(flip_key, 0.5 if views.flip else 0.0, (batch,)), -1.0, 1.0
+    )
+    cosine, sine = jnp.cos(angle) * scale, jnp.sin(angle) * scale
+    return jnp.stack(
+        [
+            jnp.stack([mirror * cosine, -sine, shift[:, 0]], axis=-1),
+            jnp.stack([mirror * sine, cosine, shift[:, 1]], axis=-1),
+        ],
+        axis=-2,
+    )
+
+
+def upright_maps(batch: int, field: float = 1.0) -> jax.Array:
+    """float32[batch, 2, 3]: the maps that show the central `field` of the canvas as it is."""
+    return jnp.broadcast_to(
+        jnp.asarray([[field, 0.0, 0.0], [0.0, field, 0.0]], jnp.float32), (batch, 2, 3)
+    )
+
+
+def warp(images: jax.Array, maps: jax.Array, size: int, oversample: int = 1) -> jax.Array:
+    """Resamples each image through its affine map, bilinearly; beyond the edge, the edge goes on.
+
+    Args:
+      images: uint8[batch, height, width, channels], or float in [0, 255].
+      maps: float32[batch, 2, 3], from the view to the canvas; see `sample_maps`.
+      size: side of the result in pixels.
+      oversample: points averaged each way within a pixel of the result. Where the view has fewer
+        pixels than the piece of canvas it shows, this keeps fine structure from aliasing.
+
+    Returns:
+      float32[batch, size, size, channels] in [0, 1].
+    """
+    height, width, channels = images.shape[1:]
+    fine = size * oversample
+    centres = (2 * jnp.arange(fine, dtype=jnp.float32) + 1) / fine - 1
+    ones = jnp.ones((fine, fine), jnp.float32)
+    grid = jnp.stack([ones * centres[None, :], ones * centres[:, None], ones], axis=-1)
+    # Full float32: a coordinate rounded to bfloat16 would be off by a pixel.
+    canvas = jnp.einsum("bij,yxj->ibyx", maps, grid, precision=jax.lax.Precision.HIGHEST)
+    column = jnp.clip((canvas[0] + 1) * (width / 2) - 0.5, 0, width - 1)
+    row = jnp.clip((canvas[1] + 1) * (height / 2) - 0.5, 0, height - 1)
+    left, top = jnp.floor(column), jnp.floor(row)
+    right_part, lower_part = (column - left)[..., None], (row - top)[..., None]
+    left, top = left.astype(jnp.int32), top.astype(jnp.int32)
+    right, bottom = jnp.minimum(left + 1, width - 1), jnp.minimum(top + 1, height - 1)
+
+    pixels = images.reshape(len(images), height * width, channels)
+
+    def pick(row, column):
+        flat = (row * width + column).reshape(len(images), fine * fine, 1)
+        picked = jnp.take_along_axis(pixels, flat, axis=1, mode="promise_in_bounds")
+        return picked.reshape(len(images), fine, fine, channels).astype(jnp.float32)
+
+    upper = pick(top, left) * (1 - right_part) + pick(top, right) * right_part
+    lower = pick(bottom, left) * (1 - right_part) + pick(bottom, right) * right_part
+    result = (upper * (1 - lower_part) + lower * lower_part) / 255
+    if oversample > 1:
+        result = result.reshape(len(images), size, oversample, size, oversample, channels)
+        result = result.mean(axis=(2, 4))
+    return result
+
+
+def view(images: jax.Array, views: Views, size: int, key: jax.Array | None = None) -> jax.Array:
+    """What the network is shown of a batch of canvases.
+
+    Args:
+      images: uint8[batch, canvas, canvas, 3].
+      views: how views are drawn.
+      size: side of the view in pixels.
+      key: PRNG key; None shows every galaxy upright, without chance.
+
+    Returns:
+      float32[batch, size, size, 3] in [0, 1].
+    """
+    batch, canvas = images.shape[:2]
+    if key is None or views == views.upright:
+        if views.field == 1.0 and canvas == size:
+            return images.astype(jnp.float32) / 255
+        maps, widest = upright_maps(batch, views.field), views.field
+    else:
+        maps, widest = sample_maps(key, batch, views), views.field * views.zoom
+    # A shrinking of up to a quarter is left to the bilinear weights.
+    oversample = max(1, math.ceil(widest * canvas / size - 0.25))
+    return warp(images, maps, size, oversample)

@@ -1,0 +1,76 @@
+"""The front door: `python -m gzjax.main --config configs/sky.py`.
+
+    --mode train      trains, or goes on training, and tests at the end (the default)
+    --mode evaluate   tests the best checkpoint of --workdir again
+
+Every option of the config can be overridden: --config.optim.learning_rate=3e-4
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from gzjax.errors import UserError
+
+MODES = ("train", "evaluate")
+
+config_flags.DEFINE_config_file("config", "configs/sky.py", "The recipe.")
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/ and the recipe's name.")
+flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "What to evaluate on.")
+flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
+flags.DEFINE_string(
+    "cache",
+    "",
+    "Folder for rendered skies and compiled programs; default: the user's cache folder.",
+)
+flags.DEFINE_bool(
+    "distributed", False, "One of several processes of one run (SLURM, a TPU pod, MPI)."
+)
+
+
+def cache_folder() -> Path:
+    """--cache, or `gzjax` in the user's cache folder."""
+    if flags.FLAGS.cache:
+        return Path(flags.FLAGS.cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gzjax"
+
+
+def run() -> None:
+    """Does what the flags say."""
+    # Here, so that --help and a misspelt option need not wait for it.
+    import jax
+
+    from gzjax import experiment
+
+    cache = cache_folder()
+    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if flags.FLAGS.distributed:
+        jax.distributed.initialize()
+
+    recipe = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(flags.FLAGS.workdir or Path("runs") / recipe)
+    if flags.FLAGS.mode == "train":
+        experiment.run_training(flags.FLAGS.config, workdir, cache, flags.FLAGS.check_images)
+    else:
+        overrides = config_flags.get_override_values(flags.FLAGS["config"])
+        experiment.run_evaluation(
+            overrides, workdir, cache, flags.FLAGS.split, flags.FLAGS.check_images
+        )
+
+
+def main(_arguments: list[str]) -> None:
+    """Entry point for absl: tells the user's mistakes in one line."""
+    try:
+        run()
+    except UserError as error:
+        print(f"gzjax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)

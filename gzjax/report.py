@@ -1,0 +1,223 @@
+"""What people see of a run: lines, tables, a progress bar, and files to read later.
+
+In the workdir: `train.csv` and `validation.csv`, one row a record; `tensorboard/`, the same as
+event files; `evaluate_SPLIT.json`, the last evaluation of a split.
+"""
+
+import csv
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+from gzjax.tree import GALAXY_ZOO_2, Tree
+
+
+def summary_line(result: Mapping[str, Any]) -> str:
+    """An evaluation in one line, with all that a score needs beside it."""
+    return (
+        f"{result['split']} RMSE {result['rmse']:.4f} (baseline {result['baseline_rmse']:.4f}), "
+        f"question 1 right {result['q1_accuracy']:.1%} "
+        f"(baseline {result['q1_baseline_accuracy']:.1%}), {result['galaxies']} galaxies, "
+        f"{result['views']} view{'s' * (result['views'] != 1)}, {result['data']}"
+    )
+
+
+def summary_table(result: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2) -> Table:
+    """An evaluation as a table, a row for each question."""
+    table = Table(
+        title=f"{result['split']}, step {result['step']}: {result['galaxies']} galaxies, "
+        f"{result['views']} view{'s' * (result['views'] != 1)}, {result['data']}",
+        title_justify="left",
+    )
+    table.add_column("question")
+    for heading in ("RMSE", "baseline", "ratio"):
+        table.add_column(heading, justify="right")
+
+    def add(name: str, score: float, baseline: float, **style: Any) -> None:
+        ratio = f"{score / baseline:.0%}" if baseline > 0 else "-"
+        table.add_row(name, f"{score:.4f}", f"{baseline:.4f}", ratio, **style)
+
+    for question in tree.questions:
+        add(
+            f"{question.number:2} {question.name}",
+            result["rmse_per_question"][question.name],
+            result["baseline_rmse_per_question"][question.name],
+        )
+    table.add_section()
+    add("all", result["rmse"], result["baseline_rmse"], style="bold")
+    table.caption = (
+        f"baseline: the training set's mean row. Question 1 right: {result['q1_accuracy']:.1%}, "
+        f"baseline {result['q1_baseline_accuracy']:.1%}"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+class Report:
+    """Says and writes how a run goes; silent in all processes but the first.
+
+    Args:
+      workdir: of the run.
+      start: step the run starts or goes on from; rows past it, of a run that was killed, are
+        dropped.
+      steps: number of steps in all.
+      steps_per_epoch: number of steps in one pass.
+      batch_size: galaxies a step.
+      loud: whether this process speaks.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int = 0,
+        steps: int = 0,
+        steps_per_epoch: int = 1,
+        batch_size: int = 1,
+        loud: bool = True,
+    ):
+        self.workdir = workdir
+        self.console = Console(quiet=not loud, highlight=False, soft_wrap=True)
+        self.loud = loud
+        self.steps, self.steps_per_epoch, self.batch_size = steps, steps_per_epoch, batch_size
+        self.last_step, self.last_time = start, time.perf_counter()
+        self.latest: dict[str, float] = {}
+        self.writer: SummaryWriter | None = None
+        if loud and steps:
+            for name in ("train.csv", "validation.csv"):
+                drop_rows_after(workdir / name, start)
+            self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            disable=not (loud and self.console.is_terminal and steps),
+            transient=True,
+        )
+        self.task = self.progress.add_task(
+            "", total=steps, completed=start, epoch=self._epoch(start), rate=0.0, losses=""
+        )
+
+    def __enter__(self) -> "Report":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    def resume_clock(self) -> None:
+        """Starts the rate's clock anew, after something that is not training."""
+        self.last_time = time.perf_counter()
+
+    def trained(self, step: int, results: Sequence[Mapping[str, np.ndarray]], rate: float) -> None:
+        """Records the steps since the last call: their mean, and the learning rate.
+
+        Args:
+          step: steps done.
+          results: what each of them returned.
+          rate: learning rate of the last.
+        """
+        now = time.perf_counter()
+        images = self.batch_size * (step - self.last_step)
+        self.latest = {
+            "epoch": step / self.steps_per_epoch,
+            **{name: float(np.mean([r[name] for r in results])) for name in results[0]},
+            "learning_rate": rate,
+            "images_per_second": images / max(now - self.last_time, 1e-9),
+        }
+        self.last_step, self.last_time = step, now
+        self._write("train", step, self.latest)
+        shown = " ".join(
+            f"{name} {self.latest[name]:.4f}"
+            for name in ("loss", "mse", "focal", "kl")
+            if name in self.latest
+        )
+        self.progress.update(
+            self.task,
+            completed=step,
+            epoch=self._epoch(step),
+            rate=self.latest["images_per_second"],
+            losses=shown,
+        )
+
+    def evaluated(self, result: Mapping[str, Any], table: bool = False) -> None:
+        """Shows and writes an evaluation; `table` shows the questions though no one looks on."""
+        if not self.loud:
+            return
+        path = self.workdir / f"evaluate_{result['split']}.json"
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        if self.writer is not None and result["split"] == "validation":
+            scores = {
+                name: value for name, value in result.items() if isinstance(value, int | float)
+            }
+            questions = {
+                f"rmse_{name}": value for name, value in result["rmse_per_question"].items()
+            }
+            self._write("validation", result["step"], scores | questions)
+        if table or self.console.is_terminal:
+            self.console.print(summary_table(result))
+            return
+        rate = self.latest.get("images_per_second", 0.0)
+        self.say(
+            f"epoch {self._epoch(result['step'])}, step {result['step']} of {self.steps}: loss "
+            f"{self.latest.get('loss', float('nan')):.4f}, {rate:.0f} images/s; "
+            f"{summary_line(result)}"
+        )
+
+    def _epoch(self, step: int) -> str:
+        return f"{step / self.steps_per_epoch:.4g}/{self.steps / self.steps_per_epoch:.4g}"
+
+    def _write(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        if self.writer is None:
+            return
+        path = self.workdir / f"{name}.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            rows = csv.DictWriter(file, ["step", *(key for key in values if key != "step")])
+            if new:
+                rows.writeheader()
+            rows.writerow({**values, "step": step})
+        for key, value in values.items():
+            if key != "step":
+                self.writer.add_scalar(f"{name}/{key}", value, step)
+        self.writer.flush()
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Drops the rows of a metrics file past a step, and a half-written last one."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= step]
+    if not kept:
+        path.unlink()
+        return
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *kept])

@@ -1,0 +1,52 @@
+"""What all tests share: eight simulated devices, and where the real galaxies are."""
+
+import os
+
+# Before jax starts: tests run on the CPU, seen as eight devices.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gzjax.tree import GALAXY_ZOO_2
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real galaxies named by GZJAX_DATA."""
+    folder = os.environ.get("GZJAX_DATA", "")
+    if not folder:
+        pytest.skip("GZJAX_DATA names no folder of real galaxies")
+    return Path(folder)
+
+
+def walk(generator: np.random.Generator, galaxies: int, volunteers: int = 20) -> np.ndarray:
+    """Vote fractions of simulated volunteers: an independent walk of the tree, one by one."""
+    table = np.zeros((galaxies, 37))
+    # question -> (first column, answers, {answer: next question asked only of those}); the tree
+    # as DESIGN has it, written out by hand.
+    gates = {0: None, 1: 1, 2: 4, 3: 4, 4: 4, 5: None, 6: 0, 7: 13, 8: 3, 9: 7, 10: 7}
+    columns = [0, 3, 5, 7, 9, 13, 15, 18, 25, 28, 31, 37]
+    order = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    for row in range(galaxies):
+        taste = [generator.dirichlet(np.full(columns[q + 1] - columns[q], 0.7)) for q in range(11)]
+        for question in order:
+            gate = gates[question]
+            reached = volunteers if gate is None else round(table[row, gate] * volunteers)
+            first, last = columns[question], columns[question + 1]
+            votes = generator.multinomial(reached, taste[question])
+            table[row, first:last] = votes / volunteers
+    return table
+
+
+@pytest.fixture(scope="session")
+def crowd() -> np.ndarray:
+    """float64[64, 37]: vote fractions that obey the tree."""
+    table = walk(np.random.default_rng(0), 64)
+    assert table.shape[1] == GALAXY_ZOO_2.size
+    return table
