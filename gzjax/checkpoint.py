@@ -64,6 +64,15 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.manager.close()
 
+    @classmethod
+    def peek(cls, folder: Path) -> dict[str, Any] | None:
+        """Config and data fingerprint of the newest checkpoint in a folder, None if none."""
+        if not folder.is_dir():
+            return None
+        with cls(folder) as checkpoints:
+            newest = checkpoints.newest()
+            return None if newest is None else checkpoints.about(newest)
+
     def newest(self) -> int | None:
         """The step of the newest checkpoint, None if there is none."""
         return self.manager.latest_step()

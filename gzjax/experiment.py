@@ -5,7 +5,7 @@ Nothing further in knows of configs; nothing here computes.
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,15 +63,16 @@ def load_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> 
     """
     options = config.data
     if options.kind == "sky":
-        # One process draws a sky on each machine; the others find it in the cache.
-        images, fractions = sky.load_sky(
-            options.galaxies,
-            seed=options.sky_seed,
-            size=options.canvas,
-            field=options.crop,
-            cache=cache / "sky",
-            progress=lambda done, of: report.say(f"drawing the synthetic sky: {done} of {of}"),
-        )
+        with report.task_of("drawing the galaxies of the synthetic sky, once") as progress:
+            drawn, fractions = sky.load_sky(
+                options.galaxies,
+                seed=options.sky_seed,
+                size=options.canvas,
+                field=options.crop,
+                cache=cache / "sky",
+                progress=progress,
+            )
+        images: Images = drawn
         ids = tuple(str(number) for number in range(options.galaxies))
         left_out = pd.DataFrame(columns=["GalaxyID", "file", "reason"])
         label = "synthetic sky"
@@ -107,18 +108,26 @@ class Parts(NamedTuple):
     by_galaxy: NamedSharding
 
 
-def build(config: ConfigDict, training_galaxies: int) -> Parts:
+def build(
+    config: ConfigDict, training_galaxies: int, devices: Sequence[jax.Device] | None = None
+) -> Parts:
     """Makes the parts of a run.
+
+    Args:
+      config: of the run.
+      training_galaxies: how many there are.
+      devices: to spread batches over; all there are, unless given.
 
     Raises:
       UserError: a batch size that the devices do not divide, or that exceeds the galaxies.
     """
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else devices
     for option in ("batch_size", "evaluate.batch_size"):
         size = dict(configs.flatten(config))[option]
-        if size % devices:
+        if size % len(devices):
             raise UserError(
-                f"--config.{option}: expected a multiple of the {devices} devices, found {size}"
+                f"--config.{option}: expected a multiple of the {len(devices)} devices, "
+                f"found {size}"
             )
     steps_per_epoch = pipeline.batches_per_epoch(training_galaxies, config.batch_size)
     steps = round(config.epochs * steps_per_epoch)
@@ -135,7 +144,9 @@ def build(config: ConfigDict, training_galaxies: int) -> Parts:
         decay_rate=config.optim.decay_rate,
         decay_steps=updates(config.optim.decay_every),
     )
-    mesh = jax.make_mesh((devices,), ("galaxies",), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh(
+        (len(devices),), ("galaxies",), axis_types=(AxisType.Auto,), devices=devices
+    )
     return Parts(
         network=models.build(
             config.model.name,
@@ -248,21 +259,19 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
     loud = jax.process_index() == 0
     say = Report(workdir, loud=loud)
     say.say(f"gzjax: {describe_devices()}; workdir {workdir}")
-    with Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as checkpoints:
+    folder = workdir / "checkpoints"
+    before = Checkpoints.peek(folder)
+    if before:
+        check_same_run(before["config"], config, workdir)
+    data = load_data(config, cache, check_images, say)
+    if before:
+        check_same_data(before["data"], data, config, workdir)
+    parts = build(config, len(data.splits["train"]))
+    workdir.mkdir(parents=True, exist_ok=True)
+    describe_data(data, workdir, say)
+    about = {"config": config.to_dict(), "data": data.fingerprint}
+    with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
         newest = checkpoints.newest()
-        before = checkpoints.about(newest) if newest is not None else None
-        if before:
-            check_same_run(before["config"], config, workdir)
-
-        data = load_data(config, cache, check_images, say)
-        about = {"config": config.to_dict(), "data": data.fingerprint}
-        if before and before["data"] != data.fingerprint:
-            raise UserError(
-                f"{workdir}: this run was started on other galaxies or vote fractions than "
-                f"{config.data.root or 'this sky'} has now; use another --workdir"
-            )
-        describe_data(data, workdir, say)
-        parts = build(config, len(data.splits["train"]))
         batches = iter(
             pipeline.training_batches(
                 data.split("train"),
@@ -373,11 +382,7 @@ def run_evaluation(
         configs.check(config)
         check_same_run(about["config"], config, workdir)
         data = load_data(config, cache, check_images, report)
-        if about["data"] != data.fingerprint:
-            raise UserError(
-                f"{config.data.root or 'the sky'}: other galaxies or vote fractions than those "
-                f"that {workdir} was trained on, so its splits would not be the same"
-            )
+        check_same_data(about["data"], data, config, workdir)
         parts = build(config, len(data.splits["train"]))
         like = abstract(
             lambda: train.init_state(parts.network, parts.optimiser, parts.objective, config.seed),
@@ -411,6 +416,19 @@ def check_same_run(before: Mapping[str, Any], now: ConfigDict, workdir: Path) ->
         raise UserError(
             f"{workdir} holds a run with other options: {listed}. Use another --workdir, or the "
             "options as they were"
+        )
+
+
+def check_same_data(before: str, data: Data, config: ConfigDict, workdir: Path) -> None:
+    """Checks that the galaxies are those that a run was started on.
+
+    Raises:
+      UserError: they are not, so that order and splits would not be the same.
+    """
+    if before != data.fingerprint:
+        raise UserError(
+            f"{workdir} was started on other galaxies or vote fractions than there are now in "
+            f"{config.data.root or 'this sky'}; use another --workdir"
         )
 
 

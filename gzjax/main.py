@@ -6,10 +6,14 @@
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 """
 
+import logging
 import os
+import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
+import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -63,14 +67,42 @@ def run() -> None:
         )
 
 
+def parse(arguments: list[str]) -> list[str]:
+    """Parses the command line; the recipe's own options, too, fail in one line."""
+    try:
+        rest = app.parse_flags_with_usage(arguments)
+        flags.FLAGS.config.to_dict()  # a recipe that is missing fails at its first use
+    except AttributeError as error:
+        found = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
+        names = found.groups() if found else (None, str(error).strip("'\""))
+        fail(f"--config: no option {names[1]!r}" + f"; did you mean {names[0]!r}?" * bool(found))
+    except OSError:
+        recipe = config_flags.get_config_filename(flags.FLAGS["config"])
+        fail(f"--config: {recipe}: no such recipe; expected a file such as configs/sky.py")
+    except (KeyError, TypeError, ValueError) as error:
+        fail(f"--config: {' '.join(str(error).split())}")
+    if len(rest) > 1:
+        fail(f"expected flags alone, found {' '.join(rest[1:])}")
+    return rest
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line."""
+    print(f"gzjax: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(_arguments: list[str]) -> None:
     """Entry point for absl: tells the user's mistakes in one line."""
+    if not flags.FLAGS["verbosity"].present:
+        # orbax tells every step of every save; what gzjax itself has to say is heard.
+        absl.logging.set_verbosity(absl.logging.ERROR)
+        logging.getLogger("gzjax").setLevel(logging.WARNING)
     try:
         run()
     except UserError as error:
-        print(f"gzjax: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -4,15 +4,16 @@ In the workdir: `train.csv` and `validation.csv`, one row a record; `tensorboard
 event files; `evaluate_SPLIT.json`, the last evaluation of a split.
 """
 
+import contextlib
 import csv
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,24 +34,19 @@ def summary_line(result: Mapping[str, Any]) -> str:
         f"{result['split']} RMSE {result['rmse']:.4f} (baseline {result['baseline_rmse']:.4f}), "
         f"question 1 right {result['q1_accuracy']:.1%} "
         f"(baseline {result['q1_baseline_accuracy']:.1%}), {result['galaxies']} galaxies, "
-        f"{result['views']} view{'s' * (result['views'] != 1)}, {result['data']}"
+        f"{_views(result)}, {result['data']}"
     )
 
 
-def summary_table(result: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2) -> Table:
-    """An evaluation as a table, a row for each question."""
-    table = Table(
-        title=f"{result['split']}, step {result['step']}: {result['galaxies']} galaxies, "
-        f"{result['views']} view{'s' * (result['views'] != 1)}, {result['data']}",
-        title_justify="left",
-    )
-    table.add_column("question")
+def summary_table(result: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2) -> Group:
+    """An evaluation as a table, a row for each question, with what the scores need around it."""
+    table = Table("question")
     for heading in ("RMSE", "baseline", "ratio"):
         table.add_column(heading, justify="right")
 
-    def add(name: str, score: float, baseline: float, **style: Any) -> None:
+    def add(name: str, score: float, baseline: float, style: str = "") -> None:
         ratio = f"{score / baseline:.0%}" if baseline > 0 else "-"
-        table.add_row(name, f"{score:.4f}", f"{baseline:.4f}", ratio, **style)
+        table.add_row(name, f"{score:.4f}", f"{baseline:.4f}", ratio, style=style)
 
     for question in tree.questions:
         add(
@@ -59,13 +55,18 @@ def summary_table(result: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2) -> Table
             result["baseline_rmse_per_question"][question.name],
         )
     table.add_section()
-    add("all", result["rmse"], result["baseline_rmse"], style="bold")
-    table.caption = (
-        f"baseline: the training set's mean row. Question 1 right: {result['q1_accuracy']:.1%}, "
-        f"baseline {result['q1_baseline_accuracy']:.1%}"
+    add("all", result["rmse"], result["baseline_rmse"], "bold")
+    return Group(
+        f"{result['split']}, step {result['step']}: {result['galaxies']} galaxies, "
+        f"{_views(result)}, {result['data']}; baseline: the training set's mean row",
+        table,
+        f"question 1 answered as the crowd did: {result['q1_accuracy']:.1%} "
+        f"(baseline {result['q1_baseline_accuracy']:.1%})",
     )
-    table.caption_justify = "left"
-    return table
+
+
+def _views(result: Mapping[str, Any]) -> str:
+    return f"{result['views']} view{'s' * (result['views'] != 1)}"
 
 
 class Report:
@@ -130,6 +131,30 @@ class Report:
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def task_of(self, description: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for something before training; a line when it begins, where no one looks on.
+
+        Gives a function (done, of) -> None, to be called as the work goes on.
+        """
+        with Progress(
+            *Progress.get_default_columns(),
+            console=self.console,
+            disable=not (self.loud and self.console.is_terminal),
+            transient=True,
+        ) as bar:
+            task = bar.add_task(description, total=None)
+            said = False
+
+            def advance(done: int, of: int) -> None:
+                nonlocal said
+                if not said and not self.console.is_terminal:
+                    self.say(f"{description}: {of}")
+                said = True
+                bar.update(task, completed=done, total=of)
+
+            yield advance
 
     def resume_clock(self) -> None:
         """Starts the rate's clock anew, after something that is not training."""

@@ -1,0 +1,153 @@
+"""The convolutions of an EfficientNet, each in the form that its platform runs fastest.
+
+On a GPU or TPU, XLA's own convolutions have dedicated kernels. On a CPU its grouped convolution
+is slow; there a depthwise convolution is a sum of k * k shifted products, with a backward pass
+of its own. Both give the same numbers, and parameters look the same: kernels are
+float[height, width, inputs per group, outputs].
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+METHODS = ("xla", "shifted")
+
+
+def fastest_method() -> str:
+    """The depthwise method for the platform that jax computes on."""
+    return "shifted" if jax.default_backend() == "cpu" else "xla"
+
+
+def padding_of(shape: tuple[int, int], kernel: int, stride: int, scheme: str) -> Padding:
+    """Zeros to put around an image.
+
+    Args:
+      shape: height and width of the image.
+      kernel: side of the kernel.
+      stride: of the convolution.
+      scheme: `same`, TensorFlow's: the result has ceil(side / stride) pixels, and an odd zero goes
+        behind; or `symmetric`, PyTorch's: half a kernel on both sides, whatever the stride.
+
+    Returns:
+      ((above, below), (left, right)).
+    """
+    if scheme == "symmetric":
+        return ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2))
+
+    def same(side: int) -> tuple[int, int]:
+        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        return total // 2, total - total // 2
+
+    return same(shape[0]), same(shape[1])
+
+
+def dense(images: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """Convolution over all channels; one by one pixel and stride 1 is a matrix product.
+
+    Args:
+      images: float[batch, height, width, inputs].
+      kernel: float[k, k, inputs, outputs].
+      stride: of the result's pixels.
+      padding: see `padding_of`.
+    """
+    if kernel.shape[:2] == (1, 1) and stride == 1:
+        return images @ kernel[0, 0]
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), padding, dimension_numbers=LAYOUT
+    )
+
+
+def depthwise(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: Padding, method: str
+) -> jax.Array:
+    """Convolution of each channel with a kernel of its own.
+
+    Args:
+      images: float[batch, height, width, channels].
+      kernel: float[k, k, 1, channels].
+      stride: of the result's pixels.
+      padding: see `padding_of`.
+      method: one of `METHODS`.
+    """
+    if method == "shifted":
+        return _shifted(jnp.pad(images, ((0, 0), *padding, (0, 0))), kernel, stride)
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=LAYOUT,
+        feature_group_count=images.shape[-1],
+    )
+
+
+def _windows(padded: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
+    """The k * k shifted views of an image, in the order of the kernel's pixels."""
+    batch, height, width, channels = padded.shape
+    rows, columns = (height - kernel) // stride, (width - kernel) // stride
+    return [
+        lax.slice(
+            padded,
+            (0, row, column, 0),
+            (batch, row + rows * stride + 1, column + columns * stride + 1, channels),
+            (1, stride, stride, 1),
+        )
+        for row in range(kernel)
+        for column in range(kernel)
+    ]
+
+
+def _weighted_windows(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    taps = kernel.reshape(-1, kernel.shape[-1])
+    windows = _windows(padded, kernel.shape[0], stride)
+    return functools.reduce(
+        jnp.add, [window * tap for window, tap in zip(windows, taps, strict=True)]
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return _weighted_windows(padded, kernel, stride)
+
+
+def _shifted_forward(padded, kernel, stride):
+    return _weighted_windows(padded, kernel, stride), (padded, kernel)
+
+
+def _shifted_backward(stride, residuals, gradient):
+    padded, kernel = residuals
+    side = kernel.shape[0]
+    # To the image: the same sum of shifts, with the kernel turned round. Strides leave zeros
+    # between the gradient's pixels, and rows or columns at the end that no window reached.
+    unreached = [(extent - side) % stride for extent in padded.shape[1:3]]
+    spread = lax.pad(
+        gradient,
+        jnp.zeros((), gradient.dtype),
+        (
+            (0, 0, 0),
+            *((side - 1, side - 1 + rest, stride - 1) for rest in unreached),
+            (0, 0, 0),
+        ),
+    )
+    to_image = _weighted_windows(spread, kernel[::-1, ::-1], 1)
+    # To the kernel: k * k sums over all pixels. As one variadic reduction the gradient is read
+    # once for all of them, not k * k times.
+    products = [
+        (window * gradient).astype(jnp.float32) for window in _windows(padded, side, stride)
+    ]
+    zeros = [jnp.zeros((), jnp.float32)] * len(products)
+    sums = lax.reduce(
+        products,
+        zeros,
+        lambda left, right: [a + b for a, b in zip(left, right, strict=True)],
+        (0, 1, 2),
+    )
+    return to_image, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+
+
+_shifted.defvjp(_shifted_forward, _shifted_backward)

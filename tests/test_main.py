@@ -1,0 +1,256 @@
+"""The program as people start it: `python -m gzjax.main`, each time as a process of its own."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pandas as pd
+import pytest
+from PIL import Image
+
+from gzjax.tree import GALAXY_ZOO_2
+
+ROOT = Path(__file__).parent.parent
+EPOCHS = "--config.epochs=4"  # 8 steps each
+
+
+def environment() -> dict[str, str]:
+    """One device, as most people have; not the eight that conftest simulates."""
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Sky and compiled steps, shared by all processes of this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(cache: Path, *arguments: object) -> list[str]:
+    return [
+        *(sys.executable, "-m", "gzjax.main", "--config", "configs/test.py", "--cache", str(cache)),
+        *map(str, arguments),
+    ]
+
+
+def run(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(cache, *arguments),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def final_state(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, by name."""
+    folder = workdir / "checkpoints"
+    step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    state = ocp.StandardCheckpointer().restore((folder / str(step) / "state").absolute())
+    leaves = jax.tree.leaves_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(_raw(leaf)) for path, leaf in leaves}
+
+
+def _raw(leaf):
+    is_key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def assert_identical(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    assert len(one) > 50
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory):
+    """A run that nothing disturbed: (workdir, what it printed)."""
+    workdir = tmp_path_factory.mktemp("finished")
+    done = run(cache, "--workdir", workdir, EPOCHS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done.stdout
+
+
+def test_a_run_says_what_it_does_and_writes_what_it_measured(finished):
+    workdir, printed = finished
+    assert "synthetic sky" in printed
+    assert printed.count("validation RMSE") == 4
+    assert "epoch 4/4, step 32 of 32" in printed
+    for split in ("validation", "test"):
+        result = json.loads((workdir / f"evaluate_{split}.json").read_text())
+        assert result["split"] == split
+        assert result["data"] == "synthetic sky"
+        assert result["views"] == 1
+        assert 0 < result["rmse"] < 1
+        assert 0 < result["baseline_rmse"] < 0.5
+        assert 0 <= result["q1_accuracy"] <= 1
+        assert result["galaxies"] > 5
+        assert result["step"] in (8, 16, 24, 32)
+        assert len(result["rmse_per_question"]) == 11
+        assert f"{result['rmse']:.4f}" in printed
+    train = pd.read_csv(workdir / "train.csv")
+    assert train["step"].tolist() == sorted(train["step"])
+    assert train["step"].iloc[-1] == 32
+    weights = train[["weight_mse", "weight_focal", "weight_kl"]].sum(axis=1)
+    np.testing.assert_allclose(weights, 1, rtol=1e-5)
+    assert pd.read_csv(workdir / "validation.csv")["step"].tolist() == [8, 16, 24, 32]
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_training_learns(finished):
+    train = pd.read_csv(finished[0] / "train.csv")
+    assert train["mse"].iloc[-3:].mean() < 0.9 * train["mse"].iloc[:3].mean()
+
+
+def test_the_newest_and_the_best_checkpoint_are_kept(finished):
+    workdir, _ = finished
+    validation = pd.read_csv(workdir / "validation.csv").set_index("step")["rmse"]
+    kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {30, 32, int(validation.idxmin())}
+
+
+def interrupt(cache: Path, workdir: Path, number: int) -> tuple[int, str]:
+    """Starts a run and signals it as soon as its first checkpoint is there."""
+    with subprocess.Popen(
+        command(cache, "--workdir", workdir, EPOCHS),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not (workdir / "checkpoints" / "5").exists():
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        printed = process.stdout.read()
+    assert not (workdir / "evaluate_test.json").exists(), "finished before it was interrupted"
+    return process.returncode, printed
+
+
+def test_a_killed_run_goes_on_bit_identically(cache, finished, tmp_path):
+    code, _ = interrupt(cache, tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    done = run(cache, "--workdir", tmp_path, EPOCHS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on from step" in done.stdout
+    assert_identical(final_state(tmp_path), final_state(finished[0]))
+    with (tmp_path / "train.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == sorted(set(steps))
+
+
+def test_sigterm_saves_ends_cleanly_and_goes_on_bit_identically(cache, finished, tmp_path):
+    code, printed = interrupt(cache, tmp_path, signal.SIGTERM)
+    assert code == 0, printed
+    assert "stopped as asked after step" in printed
+    stopped = int(printed.split("stopped as asked after step ")[1].split()[0])
+    done = run(cache, "--workdir", tmp_path, EPOCHS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"going on from step {stopped} of 32" in done.stdout
+    assert_identical(final_state(tmp_path), final_state(finished[0]))
+
+
+def test_evaluate_repeats_the_numbers_and_a_finished_run_stays_finished(cache, finished):
+    workdir, _ = finished
+    before = json.loads((workdir / "evaluate_test.json").read_text())
+    (workdir / "evaluate_test.json").unlink()
+    done = run(cache, "--mode", "evaluate", "--workdir", workdir)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((workdir / "evaluate_test.json").read_text()) == before
+    again = run(cache, "--workdir", workdir, EPOCHS)
+    assert again.returncode == 0
+    assert "going on from step 32 of 32" in again.stdout
+    assert json.loads((workdir / "evaluate_test.json").read_text()) == before
+
+
+def test_another_model_or_split_is_refused_and_more_epochs_are_not(cache, finished, tmp_path):
+    workdir, _ = finished
+    refused = run(
+        cache, "--workdir", workdir, EPOCHS,
+        "--config.model.name=efficientnet-b0", "--config.data.split_seed=7", "--config.log.every=1",
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "model.name was 'efficientnet-tiny', now 'efficientnet-b0'" in refused.stderr
+    assert "data.split_seed was 0, now 7" in refused.stderr
+    assert "log.every" not in refused.stderr
+    assert "Traceback" not in refused.stderr
+    more = run(cache, "--workdir", workdir, "--config.epochs=5")
+    assert more.returncode == 0, more.stderr[-3000:]
+    assert "step 40 of 40" in more.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.optim.learning_rte=1"], "learning_rate"),
+        (["--config.model.name=efficientnet-b00"], "did you mean 'efficientnet-b0'"),
+        (["--config.loss.weighting=dinamic"], "did you mean 'dynamic'"),
+        (["--config.epochs=0"], "--config.epochs: expected 1 or more, found 0"),
+        (["--config.epochs=many"], "many"),
+        (["--config.data.kind=folder"], "--config.data.root: expected the folder"),
+        (["--config.data.kind=folder", "--config.data.root=/nowhere"], "/nowhere: no such folder"),
+        (["--config.batch_size=1000"], "batch_size is 1000, but there are only"),
+        (["--mode", "evaluate"], "no checkpoints there"),
+        (["--config", "configs/missing.py"], "configs/missing.py"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(cache, tmp_path, arguments, expected):
+    done = run(cache, "--workdir", tmp_path / "none", *arguments)
+    assert done.returncode not in (0, -signal.SIGSEGV)
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3, done.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(cache, tmp_path):
+    done = run(
+        cache, "--workdir", tmp_path, "--config.optim.learning_rate=1e38",
+        "--config.optim.warmup=0", "--config.optim.clip_norm=0", "--config.loss.activation=softmax",
+        "--config.checkpoint.every=1",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "the loss is nan at step" in done.stderr
+    assert "last good checkpoint is of step" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys, gzjax.main; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_folder_of_galaxies_with_a_broken_image(cache, tmp_path, crowd):
+    folder = tmp_path / "images_training_rev1"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(np.concatenate([crowd] * 2), columns=list(GALAXY_ZOO_2.columns))
+    table.insert(0, "GalaxyID", range(1000, 1128))
+    table.to_csv(tmp_path / "training_solutions_rev1.csv", index=False)
+    for galaxy in table["GalaxyID"]:
+        pixels = generator.integers(0, 255, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{galaxy}.jpg")
+    (folder / "1003.jpg").write_bytes((folder / "1003.jpg").read_bytes()[:-50])
+    workdir = tmp_path / "run"
+    done = run(
+        cache, "--workdir", workdir, "--config.data.kind=folder", f"--config.data.root={tmp_path}",
+        "--config.epochs=1", "--config.data.processes=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "127 galaxies (real galaxies)" in done.stdout
+    assert "left out: 1 truncated" in done.stdout
+    assert "1003" in (workdir / "left_out.csv").read_text()
+    assert json.loads((workdir / "evaluate_test.json").read_text())["data"] == "real galaxies"
