@@ -98,7 +98,7 @@ def train_step(
             opt_state=opt_state,
             means=means,
         ),
-        {"loss": loss, "gradient_norm": optax.global_norm(gradients), **record},
+        {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **record},
     )
 
 

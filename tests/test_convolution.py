@@ -1,0 +1,58 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gzjax.models import convolution
+
+
+@pytest.mark.parametrize("scheme", ["same", "symmetric"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 6), (2, 3)])
+def test_shifted_depthwise_gives_the_numbers_of_lax(scheme, stride, kernel, shape):
+    generator = np.random.default_rng(0)
+    images = jnp.asarray(generator.normal(size=(3, *shape, 4)), jnp.float32)
+    weights = jnp.asarray(generator.normal(size=(kernel, kernel, 1, 4)), jnp.float32)
+    padding = convolution.padding_of(shape, kernel, stride, scheme)
+
+    def run(method):
+        function = jax.jit(
+            functools.partial(convolution.depthwise, stride=stride, padding=padding, method=method)
+        )
+        result, pullback = jax.vjp(function, images, weights)
+        return result, *pullback(
+            jnp.cos(jnp.arange(result.size, dtype=jnp.float32)).reshape(result.shape)
+        )
+
+    for found, expected in zip(run("shifted"), run("xla"), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride"), [(7, 3, 1), (8, 3, 2), (7, 3, 2), (8, 5, 2), (1, 3, 2)]
+)
+def test_same_padding_is_tensorflows(side, kernel, stride):
+    expected = jax.lax.padtype_to_pads((side, side), (kernel, kernel), (stride, stride), "SAME")
+    assert list(convolution.padding_of((side, side), kernel, stride, "same")) == expected
+
+
+def test_symmetric_padding_is_half_a_kernel():
+    assert convolution.padding_of((8, 8), 5, 2, "symmetric") == ((2, 2), (2, 2))
+
+
+def test_a_pointwise_convolution_is_one():
+    generator = np.random.default_rng(1)
+    images = jnp.asarray(generator.normal(size=(2, 5, 5, 3)), jnp.float32)
+    kernel = jnp.asarray(generator.normal(size=(1, 1, 3, 7)), jnp.float32)
+    found = convolution.dense(images, kernel, 1, ((0, 0), (0, 0)))
+    expected = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "VALID", dimension_numbers=convolution.LAYOUT
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_method_follows_the_platform():
+    assert convolution.fastest_method() == "shifted"  # the tests run on the CPU

@@ -1,0 +1,181 @@
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gzjax import config as configs
+from gzjax import experiment, train
+from gzjax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    config = configs.default()
+    config.batch_size = 16
+    config.evaluate.batch_size = 16
+    config.model.name = "efficientnet-tiny"
+    config.model.image_size = 32
+    config.data.canvas = 36
+    config.views.rotate = 180.0
+    config.views.flip = True
+    config.optim.warmup = 0.0
+    config.optim.learning_rate = 1e-3
+    return config
+
+
+@pytest.fixture(scope="module")
+def batch(crowd):
+    images = np.random.default_rng(0).integers(0, 255, (16, 36, 36, 3), np.uint8)
+    return {
+        "image": images,
+        "fractions": crowd[:16].astype(np.float32),
+        "row": np.arange(16, dtype=np.int32),
+        "mask": np.ones(16, np.float32),
+    }
+
+
+def initial_state(parts):
+    return jax.jit(lambda: train.init_state(parts.network, parts.optimiser, parts.objective, 0))()
+
+
+@pytest.fixture(scope="module")
+def on_devices(recipe, batch):
+    """{number of devices: (compiled step, state after two steps, its last metrics)}."""
+    results = {}
+    for number in (1, 8):
+        parts = experiment.build(recipe, 160, jax.devices()[:number])
+        # Adam divides by the gradient's own size, so that rounding errors of tiny gradients
+        # would become whole updates; plain descent keeps them as small as they are.
+        parts = parts._replace(optimiser=optax.sgd(0.1))
+        step = experiment.compile_train_step(recipe, parts)
+        state = jax.device_put(initial_state(parts), parts.replicated)
+        spread = {name: jax.device_put(array, parts.by_galaxy) for name, array in batch.items()}
+        compiled = step.lower(state, spread).compile()
+        for _ in range(2):
+            state, metrics = compiled(state, spread)
+        results[number] = compiled, state, metrics
+    return results
+
+
+def test_eight_devices_do_what_one_does(on_devices):
+    _, one, metrics = on_devices[1]
+    _, eight, metrics_of_eight = on_devices[8]
+    assert len(jax.tree.leaves(eight.params)[0].sharding.device_set) == 8
+    for name, value in metrics.items():
+        assert float(value) == pytest.approx(float(metrics_of_eight[name]), rel=2e-3), name
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3),
+        one.params,
+        eight.params,
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-2),
+        one.batch_stats,
+        eight.batch_stats,
+    )
+
+
+def test_the_step_of_eight_devices_gathers_no_activations(on_devices):
+    program = on_devices[8][0].as_text()
+    assert "all-reduce" in program
+    gathered = [line for line in program.splitlines() if " all-gather(" in line]
+    # A gradient of a kernel may be put together from its parts; images must not be.
+    for line in gathered:
+        shape = line.split("all-gather(")[0].split("[")[1].split("]")[0]
+        assert np.prod([int(n) for n in shape.split(",") if n]) < 50_000, line
+
+
+def test_a_step_counts_and_moves_everything(on_devices, recipe):
+    _, state, metrics = on_devices[1]
+    assert int(state.step) == 2
+    assert set(metrics) == {
+        "loss", "gradient_norm", "mse", "focal", "kl", "weight_mse", "weight_focal", "weight_kl",
+    }  # fmt: skip
+    parts = experiment.build(recipe, 160, jax.devices()[:1])
+    fresh = initial_state(parts)
+    for (path, before), after in zip(
+        jax.tree.leaves_with_path(fresh.params), jax.tree.leaves(state.params), strict=True
+    ):
+        assert np.any(np.asarray(before) != np.asarray(after)), path
+
+
+class FakeState:
+    step = 0
+
+
+def run_loop(steps, result_of, *, stop=None, **intervals):
+    """The loop with a step that only counts; returns what was done, in order."""
+    done = []
+    intervals = {"log_every": 4, "save_every": 3, "evaluate_every": 5} | intervals
+    with train.StopRequest() as request:
+
+        def step(state, _batch):
+            step.count += 1
+            if step.count == stop:
+                signal.raise_signal(signal.SIGTERM)
+            return state, {"loss": np.float32(result_of(step.count))}
+
+        step.count = 0
+        train.train(
+            FakeState(),
+            iter(int, 1),
+            step,
+            steps=steps,
+            stop=request,
+            record=lambda n, results: done.append(("record", n, len(results))),
+            evaluate=lambda n, state: done.append(("evaluate", n)) or {"rmse": 0.1},
+            save=lambda n, state, metrics: done.append(("save", n, metrics is not None)),
+            **intervals,
+        )
+    return done
+
+
+def test_the_loop_records_evaluates_and_saves_in_order():
+    assert run_loop(7, lambda n: 1.0) == [
+        ("record", 3, 3), ("save", 3, False),
+        ("record", 4, 1),
+        ("record", 5, 1), ("evaluate", 5), ("save", 5, True),
+        ("record", 6, 1), ("save", 6, False),
+        ("record", 7, 1), ("evaluate", 7), ("save", 7, True),
+    ]  # fmt: skip
+
+
+def test_a_request_to_stop_saves_and_ends():
+    assert run_loop(9, lambda n: 1.0, stop=2) == [("record", 2, 2), ("save", 2, False)]
+
+
+def test_a_loss_that_is_not_finite_names_step_and_last_good_checkpoint():
+    with pytest.raises(UserError, match="nan at step 5; the last good checkpoint is of step 3"):
+        run_loop(9, lambda n: np.nan if n == 5 else 1.0, evaluate_every=100)
+
+
+def test_signals_are_as_before_afterwards():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run_loop(2, lambda n: 1.0, stop=1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_batches_that_the_devices_cannot_share_are_refused(recipe):
+    config = recipe.copy_and_resolve_references()
+    config.batch_size = 12
+    with pytest.raises(UserError, match="batch_size: expected a multiple of the 8 devices"):
+        experiment.build(config, 160, jax.devices())
+
+
+def test_padding_does_not_train(recipe, batch):
+    """A masked galaxy's labels are of no consequence."""
+    parts = experiment.build(recipe, 160, jax.devices()[:1])
+    means = train.losses.init_means(parts.objective.terms)
+    mask = batch["mask"].copy()
+    mask[3] = 0
+    outputs = jnp.asarray(np.random.default_rng(1).uniform(0.5, 1.5, (16, 37)), jnp.float32)
+    other = batch["fractions"].copy()
+    other[3] = 0.5
+    losses = [
+        train.losses.objective(parts.objective, outputs, fractions, mask, means)[0]
+        for fractions in (batch["fractions"], other)
+    ]
+    assert float(losses[0]) == float(losses[1])
