@@ -25,6 +25,6 @@ def get_config():
     config.views.shift = 0.03
     config.views.flip = True
 
-    config.loss.activation = "softplus"
+    config.loss.activation = "softmax"
     config.loss.terms = ("mse",)
     return config

@@ -12,18 +12,21 @@ from gzjax.config import default
 def get_config():
     """See the module's docstring."""
     config = default()
-    config.epochs = 8
+    config.epochs = 20
 
     config.data.kind = "sky"
     config.data.galaxies = 4096
     config.data.crop = 0.5
     config.data.canvas = 64
 
-    config.model.name = "efficientnet-lite0"
+    config.model.name = "efficientnet-tiny"
     config.model.image_size = 64
 
     config.views.rotate = 180.0
     config.views.flip = True
 
-    config.optim.learning_rate = 2e-3
+    config.loss.activation = "softmax"
+    config.loss.terms = ("mse",)
+
+    config.optim.learning_rate = 4e-3
     return config

@@ -4,7 +4,6 @@ Nothing further in knows of configs; nothing here computes.
 """
 
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ import grain
 import jax
 import numpy as np
 import optax
-import pandas as pd
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -21,77 +19,41 @@ from gzjax import config as configs
 from gzjax import evaluate, losses, models, optim, train
 from gzjax.augment import Views
 from gzjax.checkpoint import Checkpoints
-from gzjax.data import catalog, pipeline, sky
-from gzjax.data.sources import Galaxies, ImageFiles, Images
+from gzjax.data import dataset, pipeline
+from gzjax.data.dataset import Data
+from gzjax.data.sources import Galaxies
 from gzjax.errors import UserError
 from gzjax.report import Report
 from gzjax.tree import GALAXY_ZOO_2
 
 
-class Data(NamedTuple):
-    """The galaxies of a run. `label` tells the synthetic sky from real galaxies in every score."""
-
-    ids: tuple[str, ...]
-    images: Images
-    fractions: np.ndarray  # float32[galaxies, answers]
-    splits: dict[str, np.ndarray]
-    left_out: pd.DataFrame
-    label: str
-
-    def split(self, name: str) -> Galaxies:
-        """The galaxies of one split."""
-        return Galaxies(self.images, self.fractions, self.splits[name])
-
-    @property
-    def training_mean(self) -> np.ndarray:
-        """float64[answers], the mean row of the training split."""
-        return self.fractions[self.splits["train"]].mean(axis=0, dtype=np.float64)
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with any GalaxyID or vote fraction."""
-        digest = hashlib.sha256("\n".join(self.ids).encode())
-        digest.update(np.ascontiguousarray(self.fractions).tobytes())
-        return digest.hexdigest()[:16]
-
-
 def load_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> Data:
-    """Reads the catalogue, or draws the sky, and splits it.
+    """The galaxies that the config names.
 
     Raises:
-      UserError: something is wrong with the data, or a split has no galaxy.
+      UserError: something is wrong with them.
     """
     options = config.data
     if options.kind == "sky":
         with report.task_of("drawing the galaxies of the synthetic sky, once") as progress:
-            drawn, fractions = sky.load_sky(
+            return dataset.from_sky(
                 options.galaxies,
-                seed=options.sky_seed,
-                size=options.canvas,
-                field=options.crop,
+                sky_seed=options.sky_seed,
+                crop=options.crop,
+                canvas=options.canvas,
+                split_seed=options.split_seed,
                 cache=cache / "sky",
                 progress=progress,
             )
-        images: Images = drawn
-        ids = tuple(str(number) for number in range(options.galaxies))
-        left_out = pd.DataFrame(columns=["GalaxyID", "file", "reason"])
-        label = "synthetic sky"
-    else:
-        galaxies, left_out = catalog.read_catalogue(
-            Path(options.root), table=options.table, images=options.images, decode=decode
-        )
-        ids = tuple(galaxies.index)
-        images = ImageFiles(galaxies["file"], options.crop, options.canvas)
-        fractions = galaxies[list(GALAXY_ZOO_2.columns)].to_numpy(np.float32)
-        label = "real galaxies"
-    splits = catalog.split(ids, options.split_seed)
-    for name, rows in splits.items():
-        if len(rows) == 0:
-            raise UserError(
-                f"{options.root or 'the sky'}: {len(ids)} galaxies are too few to split, none "
-                f"fell to {name}"
-            )
-    return Data(ids, images, fractions, splits, left_out, label)
+    return dataset.from_folder(
+        Path(options.root),
+        table=options.table,
+        images=options.images,
+        crop=options.crop,
+        canvas=options.canvas,
+        split_seed=options.split_seed,
+        decode=decode,
+    )
 
 
 class Parts(NamedTuple):
@@ -256,19 +218,18 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
       UserError: a fault in the options or the data, or a workdir of another run.
     """
     configs.check(config)
-    loud = jax.process_index() == 0
-    say = Report(workdir, loud=loud)
-    say.say(f"gzjax: {describe_devices()}; workdir {workdir}")
+    report = Report(workdir, loud=jax.process_index() == 0)
+    report.say(f"gzjax: {describe_devices()}; workdir {workdir}")
     folder = workdir / "checkpoints"
     before = Checkpoints.peek(folder)
     if before:
         check_same_run(before["config"], config, workdir)
-    data = load_data(config, cache, check_images, say)
+    data = load_data(config, cache, check_images, report)
     if before:
         check_same_data(before["data"], data, config, workdir)
     parts = build(config, len(data.splits["train"]))
     workdir.mkdir(parents=True, exist_ok=True)
-    describe_data(data, workdir, say)
+    describe_data(data, workdir, report)
     about = {"config": config.to_dict(), "data": data.fingerprint}
     with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
         newest = checkpoints.newest()
@@ -291,20 +252,13 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
             state = initial()
         else:
             state = checkpoints.restore(newest, abstract(initial, parts.replicated), batches)
-            say.say(f"going on from step {newest} of {parts.steps}")
+            report.say(f"going on from step {newest} of {parts.steps}")
         size = sum(array.size for array in jax.tree.leaves(state.params))
-        say.say(f"{config.model.name}: {size:,} parameters; {parts.steps} steps to do in all")
+        report.say(f"{config.model.name}: {size:,} parameters; {parts.steps} steps to do in all")
 
         predict = compile_predict_step(config, parts)
         with (
-            Report(
-                workdir,
-                start=newest or 0,
-                steps=parts.steps,
-                steps_per_epoch=parts.steps_per_epoch,
-                batch_size=config.batch_size,
-                loud=loud,
-            ) as report,
+            report.training(newest or 0, parts.steps, parts.steps_per_epoch, config.batch_size),
             train.StopRequest() as stop,
         ):
 
@@ -338,7 +292,7 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
         checkpoints.wait()
         done = int(state.step)
         if done < parts.steps:
-            say.say(
+            report.say(
                 f"stopped as asked after step {done} of {parts.steps}, everything is saved; the "
                 "same command goes on from there"
             )
@@ -346,10 +300,10 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
         best = checkpoints.best() or done
         if best != done:
             state = checkpoints.restore(best, state)
-        say.say(f"trained {done} steps; the best on validation is step {best}")
+        report.say(f"trained {done} steps; the best on validation is step {best}")
         for split in ("validation", "test"):
             result = evaluate_state(config, parts, data, split, best, state, predict)
-            say.evaluated(result, table=True)
+            report.evaluated(result, table=True)
 
 
 def run_evaluation(

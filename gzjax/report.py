@@ -74,35 +74,35 @@ class Report:
 
     Args:
       workdir: of the run.
-      start: step the run starts or goes on from; rows past it, of a run that was killed, are
-        dropped.
-      steps: number of steps in all.
-      steps_per_epoch: number of steps in one pass.
-      batch_size: galaxies a step.
       loud: whether this process speaks.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        *,
-        start: int = 0,
-        steps: int = 0,
-        steps_per_epoch: int = 1,
-        batch_size: int = 1,
-        loud: bool = True,
-    ):
+    def __init__(self, workdir: Path, *, loud: bool = True):
         self.workdir = workdir
-        self.console = Console(quiet=not loud, highlight=False, soft_wrap=True)
         self.loud = loud
+        self.console = Console(quiet=not loud, highlight=False, soft_wrap=True)
+        self.writer: SummaryWriter | None = None
+        self.latest: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def training(
+        self, start: int, steps: int, steps_per_epoch: int, batch_size: int
+    ) -> Iterator[None]:
+        """Follows a training, with a bar where someone looks on.
+
+        Args:
+          start: step the run starts or goes on from; rows past it, of a run that was killed, are
+            dropped.
+          steps: number of steps in all.
+          steps_per_epoch: number of steps in one pass.
+          batch_size: galaxies a step.
+        """
         self.steps, self.steps_per_epoch, self.batch_size = steps, steps_per_epoch, batch_size
         self.last_step, self.last_time = start, time.perf_counter()
-        self.latest: dict[str, float] = {}
-        self.writer: SummaryWriter | None = None
-        if loud and steps:
+        if self.loud:
             for name in ("train.csv", "validation.csv"):
-                drop_rows_after(workdir / name, start)
-            self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+                drop_rows_after(self.workdir / name, start)
+            self.writer = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=start + 1)
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -112,21 +112,19 @@ class Report:
             TimeRemainingColumn(),
             TextColumn("{task.fields[losses]}"),
             console=self.console,
-            disable=not (loud and self.console.is_terminal and steps),
+            disable=not (self.loud and self.console.is_terminal),
             transient=True,
         )
         self.task = self.progress.add_task(
             "", total=steps, completed=start, epoch=self._epoch(start), rate=0.0, losses=""
         )
-
-    def __enter__(self) -> "Report":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-        if self.writer is not None:
-            self.writer.close()
+        try:
+            with self.progress:
+                yield
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+                self.writer = None
 
     def say(self, text: str) -> None:
         """One line."""

@@ -216,6 +216,32 @@ def test_a_mistake_is_told_in_one_line(cache, tmp_path, arguments, expected):
     assert len(done.stderr.strip().splitlines()) <= 3, done.stderr
 
 
+def test_two_processes_are_one_run(cache, tmp_path):
+    """As SLURM starts them; each reads half of every batch, and the first one writes."""
+    address = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
+    processes = [
+        subprocess.Popen(
+            command(cache, "--distributed", "--workdir", tmp_path, "--config.epochs=1"),
+            cwd=ROOT,
+            env=environment()
+            | address
+            | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
+            | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert "2 cpu devices" in printed[0]
+    assert "test, step 8: 14 galaxies" in printed[0]
+    assert "RMSE" not in printed[1]
+    states = list((tmp_path / "checkpoints" / "8" / "batches").glob("process_*-of-2.json"))
+    assert len(states) == 2
+
+
 def test_help_does_not_wait_for_jax():
     code = "import sys, gzjax.main; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

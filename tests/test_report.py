@@ -41,7 +41,8 @@ def test_rows_past_the_checkpoint_are_dropped(tmp_path):
 
 def test_what_is_measured_is_written(tmp_path, crowd, capsys):
     steps = [{"loss": np.float32(1.0), "mse": np.float32(0.1)}] * 2
-    with Report(tmp_path, steps=8, steps_per_epoch=4, batch_size=16) as shown:
+    shown = Report(tmp_path)
+    with shown.training(0, 8, 4, 16):
         shown.trained(2, steps, 1e-3)
         shown.trained(4, steps, 5e-4)
         shown.evaluated(result_of(crowd))
@@ -58,7 +59,8 @@ def test_what_is_measured_is_written(tmp_path, crowd, capsys):
 
 
 def test_other_processes_are_silent_and_write_nothing(tmp_path, crowd, capsys):
-    with Report(tmp_path, steps=8, loud=False) as shown:
+    shown = Report(tmp_path, loud=False)
+    with shown.training(0, 8, 4, 16):
         shown.say("hello")
         shown.trained(1, [{"loss": np.float32(1)}], 0.1)
         shown.evaluated(result_of(crowd), table=True)

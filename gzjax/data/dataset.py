@@ -1,0 +1,132 @@
+"""All galaxies of a run together: images, vote fractions, and which are kept apart."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from gzjax.data import catalog, sky
+from gzjax.data.sources import Galaxies, ImageFiles, Images
+from gzjax.errors import UserError
+from gzjax.tree import GALAXY_ZOO_2
+
+
+class Data(NamedTuple):
+    """The galaxies of a run; rows are positions in it.
+
+    ids: GalaxyIDs.
+    images: uint8[canvas, canvas, 3] by row.
+    fractions: float32[galaxies, answers], the crowd's vote fractions.
+    splits: rows of `train`, `validation` and `test`.
+    left_out: GalaxyID, file and reason of what is not among the galaxies.
+    label: tells the synthetic sky from real galaxies, in every score.
+    """
+
+    ids: tuple[str, ...]
+    images: Images
+    fractions: np.ndarray
+    splits: dict[str, np.ndarray]
+    left_out: pd.DataFrame
+    label: str
+
+    def split(self, name: str) -> Galaxies:
+        """The galaxies of one split."""
+        return Galaxies(self.images, self.fractions, self.splits[name])
+
+    @property
+    def training_mean(self) -> np.ndarray:
+        """float64[answers], the mean row of the training split."""
+        return self.fractions[self.splits["train"]].mean(axis=0, dtype=np.float64)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any GalaxyID or vote fraction."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update(np.ascontiguousarray(self.fractions).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def from_folder(
+    root: Path,
+    *,
+    table: str,
+    images: str,
+    crop: float,
+    canvas: int,
+    split_seed: int = 0,
+    decode: bool = False,
+) -> Data:
+    """Real galaxies: a table beside a folder of images; see `catalog.read_catalogue`.
+
+    Args:
+      root: of table and images.
+      table: name of the table.
+      images: name of the folder of images.
+      crop: see `sources.read_image`.
+      canvas: see `sources.read_image`.
+      split_seed: see `catalog.split`.
+      decode: decode every image once to check it.
+
+    Raises:
+      UserError: something is wrong with them, or they are too few to be split.
+    """
+    galaxies, left_out = catalog.read_catalogue(root, table=table, images=images, decode=decode)
+    return Data(
+        ids=tuple(galaxies.index),
+        images=ImageFiles(galaxies["file"], crop, canvas),
+        fractions=galaxies[list(GALAXY_ZOO_2.columns)].to_numpy(np.float32),
+        splits=_split(galaxies.index, split_seed, str(root)),
+        left_out=left_out,
+        label="real galaxies",
+    )
+
+
+def from_sky(
+    galaxies: int,
+    *,
+    sky_seed: int,
+    crop: float,
+    canvas: int,
+    cache: Path,
+    split_seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Data:
+    """Galaxies of the synthetic sky; see `sky.load_sky`.
+
+    Args:
+      galaxies: how many.
+      sky_seed: which sky.
+      crop: side of the central square that is drawn, as a fraction of the whole picture's.
+      canvas: pixels a side.
+      cache: folder where they are kept once drawn.
+      split_seed: see `catalog.split`.
+      progress: called with (galaxies drawn, galaxies).
+
+    Raises:
+      UserError: they are too few to be split.
+    """
+    images, fractions = sky.load_sky(
+        galaxies, seed=sky_seed, size=canvas, field=crop, cache=cache, progress=progress
+    )
+    ids = tuple(str(number) for number in range(galaxies))
+    return Data(
+        ids=ids,
+        images=images,
+        fractions=fractions,
+        splits=_split(ids, split_seed, "the synthetic sky"),
+        left_out=pd.DataFrame(columns=["GalaxyID", "file", "reason"]),
+        label="synthetic sky",
+    )
+
+
+def _split(ids: Sequence[str], seed: int, where: str) -> dict[str, np.ndarray]:
+    splits = catalog.split(ids, seed)
+    for name, rows in splits.items():
+        if len(rows) == 0:
+            raise UserError(
+                f"{where}: {len(ids)} galaxies are too few to split, none fell to {name}"
+            )
+    return splits
