@@ -2,10 +2,13 @@
 
 import os
 
-# Before jax starts: tests run on the CPU, seen as eight devices.
+# Before jax starts: tests run on the CPU, seen as eight devices, and rather compile fast than
+# compute fast.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0"
 )
 
 from pathlib import Path

@@ -78,14 +78,10 @@ def test_eight_devices_do_what_one_does(on_devices):
     )
 
 
-def test_the_step_of_eight_devices_gathers_no_activations(on_devices):
+def test_the_step_of_eight_devices_reduces_and_gathers_nothing(on_devices):
     program = on_devices[8][0].as_text()
     assert "all-reduce" in program
-    gathered = [line for line in program.splitlines() if " all-gather(" in line]
-    # A gradient of a kernel may be put together from its parts; images must not be.
-    for line in gathered:
-        shape = line.split("all-gather(")[0].split("[")[1].split("]")[0]
-        assert np.prod([int(n) for n in shape.split(",") if n]) < 50_000, line
+    assert " all-gather(" not in program
 
 
 def test_a_step_counts_and_moves_everything(on_devices, recipe):
