@@ -21,7 +21,9 @@ from gzjax.errors import UserError
 
 MODES = ("train", "evaluate")
 
-config_flags.DEFINE_config_file("config", "configs/sky.py", "The recipe.")
+DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "configs" / "sky.py"
+
+config_flags.DEFINE_config_file("config", str(DEFAULT_RECIPE), "The recipe.")
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/ and the recipe's name.")
 flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "What to evaluate on.")

@@ -19,10 +19,9 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from tensorboardX import SummaryWriter
 
 from gzjax.tree import GALAXY_ZOO_2, Tree
@@ -99,18 +98,20 @@ class Report:
         """
         self.steps, self.steps_per_epoch, self.batch_size = steps, steps_per_epoch, batch_size
         self.last_step, self.last_time = start, time.perf_counter()
+        self.images, self.seconds = 0, 0.0  # trained on, since the last evaluation
         if self.loud:
             for name in ("train.csv", "validation.csv"):
                 drop_rows_after(self.workdir / name, start)
             self.writer = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=start + 1)
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f} images/s"),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s, left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
+            # Of a narrow terminal the losses get what is left; nothing else is cut.
+            TextColumn("{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
             console=self.console,
             disable=not (self.loud and self.console.is_terminal),
             transient=True,
@@ -167,17 +168,18 @@ class Report:
           rate: learning rate of the last.
         """
         now = time.perf_counter()
-        images = self.batch_size * (step - self.last_step)
+        images, seconds = self.batch_size * (step - self.last_step), now - self.last_time
+        self.images, self.seconds = self.images + images, self.seconds + seconds
         self.latest = {
             "epoch": step / self.steps_per_epoch,
             **{name: float(np.mean([r[name] for r in results])) for name in results[0]},
             "learning_rate": rate,
-            "images_per_second": images / max(now - self.last_time, 1e-9),
+            "images_per_second": images / max(seconds, 1e-9),
         }
         self.last_step, self.last_time = step, now
         self._write("train", step, self.latest)
         shown = " ".join(
-            f"{name} {self.latest[name]:.4f}"
+            f"{name} {self.latest[name]:.3g}"
             for name in ("loss", "mse", "focal", "kl")
             if name in self.latest
         )
@@ -206,12 +208,12 @@ class Report:
         if table or self.console.is_terminal:
             self.console.print(summary_table(result))
             return
-        rate = self.latest.get("images_per_second", 0.0)
         self.say(
             f"epoch {self._epoch(result['step'])}, step {result['step']} of {self.steps}: loss "
-            f"{self.latest.get('loss', float('nan')):.4f}, {rate:.0f} images/s; "
+            f"{self.latest['loss']:.4f}, {self.images / max(self.seconds, 1e-9):.0f} images/s; "
             f"{summary_line(result)}"
         )
+        self.images, self.seconds = 0, 0.0
 
     def _epoch(self, step: int) -> str:
         return f"{step / self.steps_per_epoch:.4g}/{self.steps / self.steps_per_epoch:.4g}"
