@@ -74,11 +74,12 @@ def from_folder(
       UserError: something is wrong with them, or they are too few to be split.
     """
     galaxies, left_out = catalog.read_catalogue(root, table=table, images=images, decode=decode)
+    ids = tuple(map(str, galaxies.index))
     return Data(
-        ids=tuple(galaxies.index),
-        images=ImageFiles(galaxies["file"], crop, canvas),
+        ids=ids,
+        images=ImageFiles(galaxies["file"].tolist(), crop, canvas),
         fractions=galaxies[list(GALAXY_ZOO_2.columns)].to_numpy(np.float32),
-        splits=_split(galaxies.index, split_seed, str(root)),
+        splits=_split(ids, split_seed, str(root)),
         left_out=left_out,
         label="real galaxies",
     )
