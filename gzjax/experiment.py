@@ -12,6 +12,7 @@ import grain
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -222,6 +223,8 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
     report.say(f"gzjax: {describe_devices()}; workdir {workdir}")
     folder = workdir / "checkpoints"
     before = Checkpoints.peek(folder)
+    # No process makes the folder before all have looked whether it is there.
+    multihost_utils.sync_global_devices("gzjax: looked for checkpoints")
     if before:
         check_same_run(before["config"], config, workdir)
     data = load_data(config, cache, check_images, report)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.experimental import multihost_utils
 
 from gzjax import augment, losses
 from gzjax.augment import Views
@@ -130,8 +131,6 @@ class StopRequest:
     def at(self, step: int) -> bool:
         """Whether to stop after this step; the same answer in every process."""
         if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
             return multihost_utils.reached_preemption_sync_point(step)
         return self.signal is not None
 
