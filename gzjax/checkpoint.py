@@ -12,9 +12,11 @@ from typing import Any
 import grain
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers
 
 from gzjax.errors import UserError
+from gzjax.models import Weights
 
 
 def _rmse(metrics: Mapping[str, float]) -> float:
@@ -119,6 +121,18 @@ class Checkpoints:
         return self.manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))[
             "about"
         ]
+
+    def average(self, step: int) -> Weights:
+        """The moving average of the weights of a step, on the host; of a run of any tree."""
+        saved = self.manager.item_metadata(step)["state"].tree
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=SingleDeviceSharding(jax.local_devices()[0])
+            ),
+            saved,
+        )
+        average = self.restore(step, like)["average"]
+        return Weights(*(jax.device_get(average[part]) for part in Weights._fields))
 
     def restore(self, step: int, like: Any, batches: grain.DatasetIterator | None = None) -> Any:
         """The train state of a step; `batches`, if given, is set to its place.

@@ -38,6 +38,10 @@ def default() -> ConfigDict:
     model.image_size = 128  # pixels a side of what the network sees
     model.dtype = "float32"  # of the computation, or 'bfloat16'; parameters are float32 always
     model.stochastic_depth = 0.2  # chance to skip the last block; earlier ones less
+    # What to start from: 'imagenet', a repository on the Hugging Face hub, a file of weights, or
+    # the folder of another run; empty: at random. See gzjax.models.pretrained.
+    model.weights = ""
+    model.conventions = "auto"  # of a file's weights: 'tensorflow' or 'pytorch'
 
     # How random views are drawn in training; see gzjax.augment.Views.
     views = config.views = ConfigDict()
@@ -46,6 +50,8 @@ def default() -> ConfigDict:
     views.zoom = 1.0
     views.shift = 0.0
     views.flip = False
+    views.colour = 0.0
+    views.erase = 0.0
 
     # How outputs become fractions, and what is reduced; see gzjax.losses.Objective.
     loss = config.loss = ConfigDict()
@@ -67,9 +73,18 @@ def default() -> ConfigDict:
     optim.weight_decay = 1e-2
     optim.clip_norm = 1.0  # 0: never
     optim.accumulate = 1  # batches averaged before an update
+    # How far layers may move from the weights they start with; see gzjax.optim.FineTuning.
+    optim.layer_decay = 1.0
+    optim.freeze = 0
+    optim.head_warmup = 0.0  # epochs
+
+    average = config.average = ConfigDict()
+    average.decay = 0.999  # of the moving average of weights, a step; 0: none
 
     evaluate = config.evaluate = ConfigDict()
     evaluate.batch_size = 128
+    evaluate.views = 1  # turned, mirrored, zoomed views averaged in tests and predictions
+    evaluate.views_at_once = 1  # of each galaxy of a batch; more need more memory
     evaluate.every = 1  # epochs
 
     checkpoint = config.checkpoint = ConfigDict()
@@ -113,6 +128,8 @@ _RANGES: dict[str, tuple[str, Any]] = {
     "views.field": _FRACTION,
     "views.rotate": ("degrees from 0 to 180", lambda value: 0 <= value <= 180),
     "views.zoom": ("1 or more", lambda value: value >= 1),
+    "views.colour": _NOT_NEGATIVE,
+    "views.erase": ("a chance from 0 to 1", lambda value: 0 <= value <= 1),
     "views.shift": ("a fraction from 0 to 0.5", lambda value: 0 <= value <= 0.5),
     "loss.decay": ("from 0 up to, not including, 1", lambda value: 0 <= value < 1),
     "loss.gamma": _NOT_NEGATIVE,
@@ -123,7 +140,13 @@ _RANGES: dict[str, tuple[str, Any]] = {
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.clip_norm": _NOT_NEGATIVE,
     "optim.accumulate": _AT_LEAST_ONE,
+    "optim.layer_decay": _FRACTION,
+    "optim.freeze": ("0 to 9 depths, from the images on", lambda value: 0 <= value <= 9),
+    "optim.head_warmup": _NOT_NEGATIVE,
+    "average.decay": ("from 0 up to, not including, 1", lambda value: 0 <= value < 1),
     "evaluate.batch_size": _AT_LEAST_ONE,
+    "evaluate.views": _AT_LEAST_ONE,
+    "evaluate.views_at_once": _AT_LEAST_ONE,
     "evaluate.every": _AT_LEAST_ONE,
     "checkpoint.every": _AT_LEAST_ONE,
     "checkpoint.keep": _AT_LEAST_ONE,
@@ -144,7 +167,8 @@ def check(config: ConfigDict) -> None:
         "data.kind": ("sky", "folder"),
         "model.name": models.NAMES,
         "model.dtype": ("float32", "bfloat16"),
-        "loss.activation": tree.ACTIVATIONS,
+        "model.conventions": ("auto", "tensorflow", "pytorch"),
+        "loss.activation": (*tree.ACTIVATIONS, tree.UNTIED),
         "loss.targets": losses.TARGETS,
         "loss.weighting": losses.WEIGHTINGS,
         "optim.schedule": optim.SCHEDULES,
@@ -178,6 +202,11 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"--config.loss.class_weights: expected none or {classes} weights, found "
             f"{len(values['loss.class_weights'])}"
+        )
+    if values["loss.activation"] == tree.UNTIED and values["loss.targets"] == "conditional":
+        raise UserError(
+            f"--config.loss.targets: {tree.UNTIED} knows no conditional fractions; expected "
+            "cumulative"
         )
     if values["data.kind"] == "folder" and not values["data.root"]:
         raise UserError(

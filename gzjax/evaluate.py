@@ -1,48 +1,60 @@
-"""Predictions of a whole split, and how good they are."""
+"""From batches of canvases to vote fractions, without any chance."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gzjax import augment, metrics, tree
+from gzjax import augment, tree
 from gzjax.augment import Views
-from gzjax.models import Network
+from gzjax.models import Network, Weights
 
 
 def predict_step(
-    params: Any,
-    batch_stats: Any,
+    weights: Weights,
     batch: Mapping[str, jax.Array],
     *,
     network: Network,
     views: Views,
     image_size: int,
     activation: str,
+    count: int = 1,
+    at_once: int = 1,
 ) -> dict[str, jax.Array]:
-    """The vote fractions of one batch, always the cumulative ones.
+    """The vote fractions of one batch, always the cumulative ones, averaged over views.
+
+    The average of fractions that obey the tree obeys it, too. No chance is in it.
 
     Args:
-      params: of the network.
-      batch_stats: of the network.
+      weights: of the network.
       batch: `image` uint8[batch, canvas, canvas, 3], `row` int32[batch], `mask` float32[batch].
       network: the network.
-      views: how much of the canvas is shown; no chance is in it.
+      views: how much of the canvas is shown, and how far sizes differ.
       image_size: pixels a side of what the network sees.
-      activation: of the tree; see `tree.conditional_fractions`.
+      activation: of the tree; see `tree.fractions`.
+      count: how many views of each galaxy are averaged; see `augment.grid_maps`. 1: upright.
+      at_once: views computed at the same time; bounds the memory.
 
     Returns:
       `fractions` float32[batch, answers], and `row` and `mask` as they came.
     """
-    images = augment.view(batch["image"], views.upright, image_size)
-    outputs, _ = network.apply(params, batch_stats, images, train=False)
-    conditional = tree.conditional_fractions(outputs, activation)
-    return {
-        "fractions": tree.cumulative_fractions(conditional),
-        "row": batch["row"],
-        "mask": batch["mask"],
-    }
+    canvases = batch["image"]
+
+    def answered(images: jax.Array) -> jax.Array:
+        outputs, _ = network.apply(*weights, images, train=False)
+        return tree.fractions(outputs, activation)
+
+    def through(view_map: jax.Array) -> jax.Array:
+        maps = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
+        return answered(augment.mapped(canvases, maps, image_size, views.field))
+
+    if count == 1:
+        fractions = answered(augment.view(canvases, views.upright, image_size))
+    else:
+        maps = jnp.asarray(augment.grid_maps(count, views.field, views.zoom))
+        fractions = jax.lax.map(through, maps, batch_size=at_once).mean(axis=0)
+    return {"fractions": fractions, "row": batch["row"], "mask": batch["mask"]}
 
 
 def predict(
@@ -59,21 +71,3 @@ def predict(
     whole = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
     real = whole["mask"] > 0
     return whole["row"][real], whole["fractions"][real]
-
-
-def evaluate(
-    step: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]],
-    batches: Iterable[Mapping[str, jax.Array]],
-    fractions: np.ndarray,
-    training_mean: np.ndarray,
-) -> dict[str, Any]:
-    """The metrics of one split; see `metrics.summary`.
-
-    Args:
-      step: batch -> predictions, jitted.
-      batches: the split's, padded and masked.
-      fractions: float32[galaxies of the catalogue, answers], the crowd's.
-      training_mean: float[answers], of the training split.
-    """
-    rows, predicted = predict(step, batches)
-    return metrics.summary(predicted, fractions[rows], training_mean)

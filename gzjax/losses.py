@@ -227,11 +227,11 @@ def objective(
     Raises:
       ValueError: an unknown setting.
     """
-    predicted = tree.conditional_fractions(outputs, settings.activation, settings.tree)
     if settings.targets == "conditional":
+        predicted = tree.conditional_fractions(outputs, settings.activation, settings.tree)
         observed, asked = tree.conditional_labels(fractions, settings.tree)
     elif settings.targets == "cumulative":
-        predicted = tree.cumulative_fractions(predicted, settings.tree)
+        predicted = tree.fractions(outputs, settings.activation, settings.tree)
         observed, asked = fractions, None
     else:
         raise ValueError(f"targets {settings.targets!r}: expected one of {', '.join(TARGETS)}")

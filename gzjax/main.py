@@ -1,7 +1,7 @@
 """The front door: `python -m gzjax.main --config configs/sky.py`.
 
     --mode train      trains, or goes on training, and tests at the end (the default)
-    --mode evaluate   tests the best checkpoint of --workdir again
+    --mode evaluate   tests the best checkpoint of --workdir again, or of several together
 
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 """
@@ -19,14 +19,24 @@ from ml_collections import config_flags
 
 from gzjax.errors import UserError
 
+MIXTURES = ("uniform", "fitted")
 MODES = ("train", "evaluate")
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "configs" / "sky.py"
 
 config_flags.DEFINE_config_file("config", str(DEFAULT_RECIPE), "The recipe.")
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/ and the recipe's name.")
+flags.DEFINE_list(
+    "workdir",
+    [],
+    "Folder of the run; default: runs/ and the recipe's name. Evaluation and prediction take "
+    "several, separated by commas, and mix what they predict.",
+)
+flags.DEFINE_enum("mixture", "uniform", MIXTURES, "Weights of several runs; fitted on validation.")
 flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "What to evaluate on.")
+flags.DEFINE_multi_integer(
+    "views", [], "How many views to average; several times: each. Default: the recipe's.", 1
+)
 flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
 flags.DEFINE_string(
     "cache",
@@ -50,7 +60,7 @@ def run() -> None:
     # Here, so that --help and a misspelt option need not wait for it.
     import jax
 
-    from gzjax import experiment
+    from gzjax import runs
 
     cache = cache_folder()
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
@@ -59,13 +69,20 @@ def run() -> None:
         jax.distributed.initialize()
 
     recipe = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / recipe)
+    workdirs = [Path(folder) for folder in flags.FLAGS.workdir] or [Path("runs") / recipe]
     if flags.FLAGS.mode == "train":
-        experiment.run_training(flags.FLAGS.config, workdir, cache, flags.FLAGS.check_images)
+        if len(workdirs) > 1:
+            raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
+        runs.run_training(flags.FLAGS.config, workdirs[0], cache, flags.FLAGS.check_images)
     else:
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        experiment.run_evaluation(
-            overrides, workdir, cache, flags.FLAGS.split, flags.FLAGS.check_images
+        runs.run_evaluation(
+            config_flags.get_override_values(flags.FLAGS["config"]),
+            workdirs,
+            cache,
+            flags.FLAGS.split,
+            flags.FLAGS.views,
+            flags.FLAGS.mixture,
+            flags.FLAGS.check_images,
         )
 
 

@@ -30,7 +30,8 @@ from gzjax.tree import GALAXY_ZOO_2, Tree
 def summary_line(result: Mapping[str, Any]) -> str:
     """An evaluation in one line, with all that a score needs beside it."""
     return (
-        f"{result['split']} RMSE {result['rmse']:.4f} (baseline {result['baseline_rmse']:.4f}), "
+        f"{result['split']} RMSE {result['rmse']:.4f}{_raw(result)} "
+        f"(baseline {result['baseline_rmse']:.4f}), "
         f"question 1 right {result['q1_accuracy']:.1%} "
         f"(baseline {result['q1_baseline_accuracy']:.1%}), {result['galaxies']} galaxies, "
         f"{_views(result)}, {result['data']}"
@@ -65,7 +66,24 @@ def summary_table(result: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2) -> Group
 
 
 def _views(result: Mapping[str, Any]) -> str:
-    return f"{result['views']} view{'s' * (result['views'] != 1)}"
+    views = f"{result['views']} view{'s' * (result['views'] != 1)}"
+    networks = result.get("networks", 1)
+    return views if networks == 1 else f"{views}, {networks} networks"
+
+
+def _raw(result: Mapping[str, Any]) -> str:
+    """Beside the score of averaged weights, that of the weights as they are."""
+    return f", raw weights {result['raw_rmse']:.4f}" if "raw_rmse" in result else ""
+
+
+def result_name(result: Mapping[str, Any]) -> str:
+    """Name of the files of an evaluation: `evaluate_test`, `evaluate_test_16_views`."""
+    name = f"evaluate_{result['split']}"
+    if result["views"] > 1:
+        name += f"_{result['views']}_views"
+    if result.get("networks", 1) > 1:
+        name += f"_{result['networks']}_networks"
+    return name
 
 
 class Report:
@@ -195,7 +213,7 @@ class Report:
         """Shows and writes an evaluation; `table` shows the questions though no one looks on."""
         if not self.loud:
             return
-        path = self.workdir / f"evaluate_{result['split']}.json"
+        path = self.workdir / f"{result_name(result)}.json"
         path.write_text(json.dumps(result, indent=2) + "\n")
         if self.writer is not None and result["split"] == "validation":
             scores = {

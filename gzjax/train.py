@@ -15,39 +15,66 @@ from gzjax import augment, losses
 from gzjax.augment import Views
 from gzjax.errors import UserError
 from gzjax.losses import Objective, RunningMeans
-from gzjax.models import Network
+from gzjax.models import Network, Weights
 
 Batch = Mapping[str, jax.Array]
 
 
 class TrainState(struct.PyTreeNode):
-    """All that changes in training: a flat pytree, saved and restored as it is."""
+    """All that changes in training: a flat pytree, saved and restored as it is.
+
+    `average` is the moving average of `weights`; without averaging, the same.
+    """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
+    weights: Weights
+    average: Weights
     opt_state: Any
     means: RunningMeans
     key: jax.Array
 
 
 def init_state(
-    network: Network,
+    weights: Weights,
     optimiser: optax.GradientTransformation,
     objective: Objective,
-    seed: int,
+    key: jax.Array,
 ) -> TrainState:
-    """The state before the first step."""
-    parameter_key, training_key = jax.random.split(jax.random.key(seed))
-    params, batch_stats = network.init(parameter_key)
+    """The state before the first step.
+
+    Args:
+      weights: to start from.
+      optimiser: the optax chain.
+      objective: what is reduced.
+      key: of every chance in training.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimiser.init(params),
+        weights=weights,
+        # A copy, as the step takes the memory of both.
+        average=jax.tree.map(jnp.copy, weights),
+        opt_state=optimiser.init(weights.params),
         means=losses.init_means(objective.terms),
-        key=training_key,
+        key=key,
     )
+
+
+def follow(average: Weights, weights: Weights, step: jax.Array, decay: float) -> Weights:
+    """The exponential moving average of weights and statistics, one step on.
+
+    Early on it forgets faster, by the rule (1 + step) / (10 + step) that TensorFlow's
+    ExponentialMovingAverage has, so that it is not held back by the weights of the start.
+
+    Args:
+      average: before this step.
+      weights: after it.
+      step: steps done before it.
+      decay: what the average keeps of itself at each step; 0: it is the weights.
+    """
+    if decay == 0:
+        return weights
+    keeps = jnp.minimum(decay, (1 + step) / (10 + step))
+    return optax.incremental_update(weights, average, 1 - keeps)
 
 
 def train_step(
@@ -59,6 +86,7 @@ def train_step(
     objective: Objective,
     views: Views,
     image_size: int,
+    average_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One batch, from canvas to new parameters: pure, to be jitted with `state` donated.
 
@@ -71,6 +99,7 @@ def train_step(
       objective: what is reduced.
       views: how random views are drawn.
       image_size: pixels a side of what the network sees.
+      average_decay: see `follow`.
 
     Returns:
       The state after the batch, and float32 scalars for the record.
@@ -80,7 +109,7 @@ def train_step(
 
     def loss_of(params):
         outputs, batch_stats = network.apply(
-            params, state.batch_stats, images, train=True, key=network_key
+            params, state.weights.batch_stats, images, train=True, key=network_key
         )
         loss, (means, record) = losses.objective(
             objective, outputs, batch["fractions"], batch["mask"], state.means
@@ -88,14 +117,15 @@ def train_step(
         return loss, (batch_stats, means, record)
 
     (loss, (batch_stats, means, record)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-        state.params
+        state.weights.params
     )
-    updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+    updates, opt_state = optimiser.update(gradients, state.opt_state, state.weights.params)
+    weights = Weights(optax.apply_updates(state.weights.params, updates), batch_stats)
     return (
         state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
+            weights=weights,
+            average=follow(state.average, weights, state.step, average_decay),
             opt_state=opt_state,
             means=means,
         ),

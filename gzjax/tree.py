@@ -22,6 +22,9 @@ import numpy as np
 
 ACTIVATIONS = ("relu", "softplus", "softmax")
 
+# Without the tree: each answer by itself, held to [0, 1] and nothing else.
+UNTIED = "sigmoid"
+
 # A question whose answers sum to less than this counts as not answered: published fractions are
 # rounded to 1e-6, and dividing by less would blow up rounding errors and gradients.
 EPSILON = 1e-6
@@ -248,6 +251,22 @@ def cumulative_fractions(conditional: jax.Array, tree: Tree = GALAXY_ZOO_2) -> j
             answers = answers * questions[parent.number][..., column, None]
         questions[question.number] = answers
     return jnp.concatenate([questions[question.number] for question in tree.questions], axis=-1)
+
+
+def fractions(outputs: jax.Array, activation: str = "relu", tree: Tree = GALAXY_ZOO_2) -> jax.Array:
+    """A network's outputs -> cumulative vote fractions, the whole way down the tree.
+
+    Args:
+      outputs: float[..., answers], any real values.
+      activation: one of `ACTIVATIONS`; or `UNTIED`, to see what the tree is worth.
+      tree: the decision tree.
+
+    Returns:
+      float32[..., answers] in [0, 1]; unless untied, each question's answers sum to its gate.
+    """
+    if activation == UNTIED:
+        return jax.nn.sigmoid(_last_axis(outputs, tree))
+    return cumulative_fractions(conditional_fractions(outputs, activation, tree), tree)
 
 
 def conditional_labels(

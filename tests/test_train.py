@@ -37,7 +37,7 @@ def batch(crowd):
     }
 
 
-def initial_state(parts):
+def initial_state(recipe, parts):
     return jax.jit(lambda: train.init_state(parts.network, parts.optimiser, parts.objective, 0))()
 
 
@@ -46,12 +46,12 @@ def on_devices(recipe, batch):
     """{number of devices: (compiled step, state after two steps, its last metrics)}."""
     results = {}
     for number in (1, 8):
-        parts = experiment.build(recipe, 160, jax.devices()[:number])
+        parts = experiment.build(recipe, 160, devices=jax.devices()[:number])
         # Adam divides by the gradient's own size, so that rounding errors of tiny gradients
         # would become whole updates; plain descent keeps them as small as they are.
         parts = parts._replace(optimiser=optax.sgd(0.1))
         step = experiment.compile_train_step(recipe, parts)
-        state = jax.device_put(initial_state(parts), parts.replicated)
+        state = jax.device_put(initial_state(recipe, parts), parts.replicated)
         spread = {name: jax.device_put(array, parts.by_galaxy) for name, array in batch.items()}
         compiled = step.lower(state, spread).compile()
         for _ in range(2):
@@ -90,8 +90,8 @@ def test_a_step_counts_and_moves_everything(on_devices, recipe):
     assert set(metrics) == {
         "loss", "gradient_norm", "mse", "focal", "kl", "weight_mse", "weight_focal", "weight_kl",
     }  # fmt: skip
-    parts = experiment.build(recipe, 160, jax.devices()[:1])
-    fresh = initial_state(parts)
+    parts = experiment.build(recipe, 160, devices=jax.devices()[:1])
+    fresh = initial_state(recipe, parts)
     for (path, before), after in zip(
         jax.tree.leaves_with_path(fresh.params), jax.tree.leaves(state.params), strict=True
     ):
@@ -158,12 +158,12 @@ def test_batches_that_the_devices_cannot_share_are_refused(recipe):
     config = recipe.copy_and_resolve_references()
     config.batch_size = 12
     with pytest.raises(UserError, match="batch_size: expected a multiple of the 8 devices"):
-        experiment.build(config, 160, jax.devices())
+        experiment.build(config, 160, devices=jax.devices())
 
 
 def test_padding_does_not_train(recipe, batch):
     """A masked galaxy's labels are of no consequence."""
-    parts = experiment.build(recipe, 160, jax.devices()[:1])
+    parts = experiment.build(recipe, 160, devices=jax.devices()[:1])
     means = train.losses.init_means(parts.objective.terms)
     mask = batch["mask"].copy()
     mask[3] = 0

@@ -20,17 +20,32 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
+class Weights(NamedTuple):
+    """What a network computes with: nested dicts of float32 arrays.
+
+    params: what is learnt, by layer.
+    batch_stats: batch norm's means and variances, by layer.
+    """
+
+    params: Any
+    batch_stats: Any
+
+
 class Network(NamedTuple):
     """A network as functions of its parameters.
 
-    init: PRNG key -> (params, batch_stats), nested dicts of float32 arrays.
+    init: PRNG key -> Weights.
     apply: (params, batch_stats, images, *, train, key=None) -> (outputs, batch_stats), where
       images are float[batch, height, width, 3] in [0, 1], outputs float32[batch, outputs], and the
       statistics are new ones in training. Training needs a key for its chances.
+    depths: how many depths its layers lie at, from the images to the outputs.
+    depth_of: name of a layer, the first in the parameters -> its depth, from 0.
     """
 
-    init: Callable[[jax.Array], tuple[Any, Any]]
+    init: Callable[[jax.Array], Weights]
     apply: Callable[..., tuple[jax.Array, Any]]
+    depths: int
+    depth_of: Callable[[str], int]
 
 
 def build(
@@ -42,6 +57,7 @@ def build(
     dropout: float | None = None,
     stochastic_depth: float = 0.2,
     output_bias: float = 1.0,
+    frozen: int = 0,
     padding: str = "same",
     norm_epsilon: float = 1e-3,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -58,6 +74,7 @@ def build(
       dropout: of the last features; None takes the published rate.
       stochastic_depth: chance to skip the last block; earlier ones less.
       output_bias: where the outputs start; above 0, so that a ReLU after them has a gradient.
+      frozen: so many depths, from the images on, keep their parameters and statistics in training.
       padding: `same` (TensorFlow's) or `symmetric` (PyTorch's); see `convolution.padding_of`.
       norm_epsilon: of batch norm.
       mean: subtracted from each colour of the images.
@@ -78,6 +95,7 @@ def build(
         dropout=variant.dropout if dropout is None else dropout,
         stochastic_depth=stochastic_depth,
         output_bias=output_bias,
+        frozen=frozen,
         details=efficientnet.Details(
             dtype=jnp.dtype(dtype),
             padding=padding,
@@ -86,9 +104,9 @@ def build(
         ),
     )
 
-    def init(key: jax.Array) -> tuple[Any, Any]:
+    def init(key: jax.Array) -> Weights:
         variables = module.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
-        return variables["params"], variables["batch_stats"]
+        return Weights(variables["params"], variables["batch_stats"])
 
     def apply(
         params: Any,
@@ -107,4 +125,4 @@ def build(
         )
         return outputs, changed["batch_stats"]
 
-    return Network(init, apply)
+    return Network(init, apply, efficientnet.DEPTHS, efficientnet.depth_of)

@@ -66,6 +66,17 @@ STAGES = (
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 SQUEEZE = 0.25
 
+# From the images to the outputs: the stem, the stages, the head, the classifier.
+DEPTHS = len(STAGES) + 3
+
+
+def depth_of(layer: str) -> int:
+    """How far from the images a layer lies, by its name in the parameters: 0 to DEPTHS - 1."""
+    first, *rest = layer.split("_")
+    if first == "block":
+        return 1 + int(rest[0])
+    return {"stem": 0, "head": DEPTHS - 2, "classifier": DEPTHS - 1}[first]
+
 
 def scaled_channels(channels: int, width: float) -> int:
     """Channels times width, rounded to a multiple of 8, never down by more than a tenth."""
@@ -208,21 +219,31 @@ class EfficientNet(nn.Module):
     dropout: float
     stochastic_depth: float
     output_bias: float
+    frozen: int = 0  # so many depths, from the images on, do not learn
     details: Details = Details()
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         variant, details = self.variant, self.details
         activation = nn.relu6 if variant.lite else nn.silu
+
+        def learns(name: str) -> bool:
+            return train and depth_of(name) >= self.frozen
+
+        def settled(name: str, images: jax.Array) -> jax.Array:
+            # No gradient is computed for what will not change.
+            return images if depth_of(name) >= self.frozen else jax.lax.stop_gradient(images)
+
         scale = 1.0 if variant.lite else variant.width
         stem, head = (scaled_channels(n, scale) for n in (STEM_CHANNELS, HEAD_CHANNELS))
         images = Convolution(3, stem, 2, details=details, name="stem")(images)
-        images = activation(norm("stem_norm", details, train)(images))
+        images = settled("stem", activation(norm("stem_norm", details, learns("stem"))(images)))
         for block in plan(variant, self.stochastic_depth):
             name = f"block_{block.stage}_{block.repeat}"
-            images = Block(block, variant.lite, details, name=name)(images, train)
+            layer = Block(block, variant.lite, details, name=name)
+            images = settled(name, layer(images, learns(name)))
         images = Convolution(1, head, details=details, name="head")(images)
-        images = activation(norm("head_norm", details, train)(images))
+        images = settled("head", activation(norm("head_norm", details, learns("head"))(images)))
         features = images.mean(axis=(1, 2), dtype=jnp.float32)
         features = nn.Dropout(self.dropout, deterministic=not train)(features)
         return nn.Dense(
