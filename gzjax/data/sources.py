@@ -7,10 +7,15 @@ rendered sky is a NumPy array and needs nothing here, images on disk are `ImageF
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from PIL import Image
+
+# What Pillow's decoders raise of files that are damaged, or no images.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# A reason beside an image, as bytes of one length, since batches are arrays.
+FAULT = "S200"
 
 
 class Images(Protocol):
@@ -70,6 +75,47 @@ class ImageFiles:
         return read_image(self.files[position], self.crop, self.canvas)
 
 
+class Pictures:
+    """Images without vote fractions as a grain source, in as many framings as networks want.
+
+    Each record has `images`, a tuple of uint8[canvas, canvas, 3], one a framing; `mask` float32,
+    1 for an image that could be read; and `fault`, bytes, why not. Positions past the last image
+    are blank.
+
+    Args:
+      framings: the same images, cut out and rescaled in different ways.
+      length: of the source, at least the number of images.
+    """
+
+    def __init__(self, framings: Sequence[ImageFiles], length: int):
+        self.framings = tuple(framings)
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __repr__(self) -> str:
+        return f"Pictures({len(self.framings[0])} images, padded to {self.length})"
+
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
+        position = int(position)
+        if not 0 <= position < self.length:
+            raise IndexError(position)
+        fault = "past the last image"
+        if position < len(self.framings[0]):
+            try:
+                images = tuple(np.asarray(framing[position]) for framing in self.framings)
+                return {"images": images, "mask": np.float32(1), "fault": np.array(b"", FAULT)}
+            except UNREADABLE as error:
+                fault = " ".join(str(error).split())
+        blank = tuple(np.zeros((f.canvas, f.canvas, 3), np.uint8) for f in self.framings)
+        return {
+            "images": blank,
+            "mask": np.float32(0),
+            "fault": np.array(fault.encode("ascii", "replace"), FAULT),
+        }
+
+
 class Galaxies:
     """The galaxies of one split as a grain source.
 
@@ -109,7 +155,7 @@ class Galaxies:
         row = int(self.rows[position])
         try:
             image = np.asarray(self.images[row])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             logging.getLogger(__name__).warning("row %d is left out: %s", row, error)
             return self._blank(row)
         return {
