@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gzjax.tree import GALAXY_ZOO_2
+from gzjax import metrics
+from gzjax.data import catalog
+from gzjax.tree import GALAXY_ZOO_2, violations
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = "--config.epochs=4"  # 8 steps each
@@ -205,6 +207,12 @@ def test_another_model_or_split_is_refused_and_more_epochs_are_not(cache, finish
         (["--config.data.kind=folder", "--config.data.root=/nowhere"], "/nowhere: no such folder"),
         (["--config.batch_size=1000"], "batch_size is 1000, but there are only"),
         (["--mode", "evaluate"], "no checkpoints there"),
+        (["--mode", "predict"], "--mode predict: expected --images, too"),
+        (["--mode", "predict", "--images", "configs", "--output", "p.jpg"], "ends with .csv"),
+        (["--mode", "predict", "--images", "configs", "--output", "p.csv"], "no image in this"),
+        (["--config.model.weights=imagenet"], "no public weights for efficientnet-tiny"),
+        (["--config.model.weights=configs"], "configs: no checkpoints of a run there"),
+        (["--config.loss.activation=sigmoid", "--config.loss.targets=conditional"], "sigmoid"),
         (["--config", "configs/missing.py"], "configs/missing.py"),
     ],
 )
@@ -242,6 +250,93 @@ def test_two_processes_are_one_run(cache, tmp_path):
     assert len(states) == 2
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of images of many sizes and modes, two of them unreadable, and one of none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for number in range(60):
+        side = int(generator.integers(20, 60))
+        colours = Image.fromarray(generator.integers(0, 255, (side, side + 7, 3), np.uint8))
+        mode = ("RGB", "L", "RGBA", "P", "LA", "1")[number % 6]
+        colours.convert(mode).save(folder / f"{number}.png")
+    (folder / "60.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    (folder / "61.jpg").write_text("no image")
+    return folder
+
+
+def test_an_interrupted_prediction_goes_on_and_ends_the_same(cache, finished, pictures, tmp_path):
+    arguments = ["--mode", "predict", "--workdir", finished[0], "--images", pictures]
+    arguments += ["--views", "4", "--config.evaluate.batch_size=2"]
+    whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
+    done = run(cache, *arguments, "--output", whole)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "images/s" in done.stdout
+    partial = tmp_path / "broken.csv.partial"
+    with subprocess.Popen(
+        command(cache, *arguments, "--output", broken), cwd=ROOT, env=environment()
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not partial.exists() or partial.read_bytes().count(b"\n") < 4:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+    assert not broken.exists(), "finished before it was killed"
+    refused = run(cache, *arguments, "--output", broken, "--views", "2")
+    assert refused.returncode == 2
+    done = run(cache, *arguments, "--output", broken)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on after" in done.stdout
+    assert broken.read_text() == whole.read_text()
+    assert len(pd.read_csv(whole)) == 60
+    unreadable = pd.read_csv(tmp_path / "broken.csv.unreadable.csv")
+    assert unreadable["GalaxyID"].tolist() == [60, 61]
+    assert unreadable["fault"].str.len().min() > 5
+    again = run(cache, *arguments, "--output", whole)
+    assert again.returncode == 2
+    assert "is already there" in again.stderr
+
+
+def test_networks_together_and_words(cache, finished, pictures, tmp_path):
+    workdirs = f"{finished[0]},{finished[0]}"
+    done = run(
+        cache, "--mode", "evaluate", "--workdir", workdirs, "--mixture", "fitted",
+        "--views", "1", "--views", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mixture fitted on validation: 0.50" in done.stdout
+    assert "2 views, 2 networks" in done.stdout
+    alone = json.loads((finished[0] / "evaluate_test.json").read_text())
+    both = json.loads((finished[0] / "evaluate_test_2_networks.json").read_text())
+    assert both["rmse"] == pytest.approx(alone["rmse"], rel=1e-5)
+    output = tmp_path / "p.parquet"
+    done = run(
+        cache, "--mode", "predict", "--workdir", workdirs, "--images", f"{pictures}/1*.png",
+        "--output", output, "--readable",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = pd.read_parquet(output)
+    assert table["GalaxyID"].tolist() == sorted(["1", *(str(n) for n in range(10, 20))])
+    fractions = table[list(GALAXY_ZOO_2.columns)].to_numpy()
+    assert float(violations(fractions).max()) < 1e-5
+    assert table["morphology"].str.len().min() > 3
+
+
+def test_a_run_starts_from_another_ones_weights(cache, finished, tmp_path):
+    """With a learning rate of next to nothing and everything frozen, it stays what it was."""
+    done = run(
+        cache, "--workdir", tmp_path, f"--config.model.weights={finished[0]}",
+        "--config.optim.freeze=9", "--config.optim.learning_rate=1e-12", "--config.epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, after = (
+        json.loads((folder / "evaluate_test.json").read_text())
+        for folder in (finished[0], tmp_path)
+    )
+    assert after["rmse"] == pytest.approx(before["rmse"], rel=1e-5)
+
+
 def test_help_does_not_wait_for_jax():
     code = "import sys, gzjax.main; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -261,10 +356,35 @@ def test_a_folder_of_galaxies_with_a_broken_image(cache, tmp_path, crowd):
     workdir = tmp_path / "run"
     done = run(
         cache, "--workdir", workdir, "--config.data.kind=folder", f"--config.data.root={tmp_path}",
-        "--config.epochs=1", "--config.data.processes=1",
+        "--config.epochs=1", "--config.data.processes=1", "--config.evaluate.views=4",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "127 galaxies (real galaxies)" in done.stdout
     assert "left out: 1 truncated" in done.stdout
     assert "1003" in (workdir / "left_out.csv").read_text()
-    assert json.loads((workdir / "evaluate_test.json").read_text())["data"] == "real galaxies"
+    results = {
+        views: json.loads((workdir / f"evaluate_test{name}.json").read_text())
+        for views, name in ((1, ""), (4, "_4_views"))
+    }
+    assert results[1]["data"] == "real galaxies"
+    assert results[4]["views"] == 4
+
+    # Prediction is the same as evaluation, for the same images.
+    for views, result in results.items():
+        output = tmp_path / f"predicted_{views}.csv"
+        done = run(
+            cache, "--mode", "predict", "--workdir", workdir, "--images", folder,
+            "--output", output, "--views", views,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "1 images could not be read" in done.stdout
+        assert pd.read_csv(f"{output}.unreadable.csv")["GalaxyID"].tolist() == [1003]
+        predicted = pd.read_csv(output).set_index("GalaxyID")
+        assert predicted.index.tolist() == [n for n in range(1000, 1128) if n != 1003]
+        ids = [str(galaxy) for galaxy in predicted.index]
+        test = predicted.iloc[catalog.split(ids)["test"]]
+        assert len(test) == result["galaxies"]
+        observed = table.set_index("GalaxyID").loc[test.index]
+        assert metrics.rmse(test.to_numpy(), observed.to_numpy()) == pytest.approx(
+            result["rmse"], abs=2e-6
+        )
