@@ -131,6 +131,19 @@ def find_images(folder: Path) -> dict[str, Path]:
     return images
 
 
+def is_16_bit_grey(image: Image.Image) -> bool:
+    """Whether pixels are grey from 0 to 65535; some formats have Pillow keep them in 32 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def check_mode(image: Image.Image) -> str:
+    """Why pixels of this kind cannot be used; an empty string if they can."""
+    kind = {"F": "floating-point numbers", "I": "32-bit integers"}.get(image.mode)
+    if kind is None or is_16_bit_grey(image):
+        return ""
+    return f"its pixels are {kind} (mode {image.mode}), expected colour or grey of 8 or 16 bits"
+
+
 def check_image(file: Path, decode: bool = False) -> str:
     """Why an image cannot be used; an empty string if nothing is wrong.
 
@@ -144,6 +157,8 @@ def check_image(file: Path, decode: bool = False) -> str:
         with Image.open(file) as image:
             if min(image.size) < 16:
                 return f"too small: {image.size[0]} x {image.size[1]} pixels"
+            if fault := check_mode(image):
+                return f"not usable: {fault}"
             if decode:
                 image.load()
             if image.format == "JPEG":
