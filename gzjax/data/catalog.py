@@ -6,7 +6,7 @@ Whatever is left out is counted and listed with its reason, never silently.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 GATE_TOLERANCE = 0.02
 # More images missing or broken than this part of the catalogue is a mistake, not bad luck.
 MOST_LEFT_OUT = 0.01
+LEFT_OUT_COLUMNS = ("GalaxyID", "file", "reason")
 
 
 class Catalogue(NamedTuple):
@@ -227,7 +228,7 @@ def read_catalogue(
             (galaxy, str(files.get(galaxy, "")), reason)
             for galaxy, reason in (reasons | extra).items()
         ],
-        columns=["GalaxyID", "file", "reason"],
+        columns=list(LEFT_OUT_COLUMNS),
     )
     if len(reasons) > MOST_LEFT_OUT * len(fractions):
         galaxy, reason = next(iter(reasons.items()))
@@ -240,6 +241,13 @@ def read_catalogue(
     return Catalogue(
         galaxies.assign(file=[str(files[galaxy]) for galaxy in galaxies.index]), left_out
     )
+
+
+def fingerprint(galaxy_ids: Sequence[str], fractions: np.ndarray) -> str:
+    """Changes with any GalaxyID or vote fraction, or their order."""
+    digest = hashlib.sha256("\n".join(galaxy_ids).encode())
+    digest.update(np.ascontiguousarray(fractions).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def split(galaxy_ids: Iterable[str], seed: int = 0) -> dict[str, np.ndarray]:

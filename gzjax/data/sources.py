@@ -1,14 +1,14 @@
 """Random access to galaxies: position -> what a batch is made of.
 
-A source of images is anything with `len` and `[position] -> uint8[canvas, canvas, 3]`: the
-rendered sky is a NumPy array and needs nothing here, images on disk are `ImageFiles`.
-`Galaxies` puts an image and its vote fractions together, as grain reads them.
+A source of images looks like an array uint8[galaxies, canvas, canvas, 3], read one by one: the
+rendered sky is a NumPy array and needs nothing here, images on disk are `ImageFiles`, a pack has
+`pack.PackedImages`. `Galaxies` puts images and their vote fractions together, a batch at a time.
 """
 
 import logging
 import math
 from collections.abc import Sequence
-from typing import Protocol, SupportsIndex
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,10 @@ from gzjax.data import catalog
 
 
 class Images(Protocol):
-    """uint8[canvas, canvas, 3] by position."""
+    """uint8[canvas, canvas, 3] by position; `shape` is that of all together."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -49,15 +52,14 @@ def read_image(file: str, crop: float, canvas: int) -> np.ndarray:
         # differ by 0.6 of 255 grey levels or less in the mean, by less than 1 in the worst.
         enough = canvas / side
         draft = image.draft(None, (math.ceil(enough * width), math.ceil(enough * height)))
-        if draft is not None:  # a JPEG; says how large the original is on the new scale
-            scale = draft[1][2] / width
-            width, height, side = scale * width, scale * height, scale * side
-        left, top = (width - side) / 2, (height - side) / 2
+        # Of a JPEG, it says how large the original is on the new scale; 1, 1/2, 1/4 or 1/8.
+        scale = draft[1][2] / width if draft else 1.0
+        left, top = (scale * (length - side) / 2 for length in (width, height))
         rescaled = to_rgb(image).resize(
             (canvas, canvas),
             # Pillow widens the filter where it shrinks, so fine structure does not alias.
             Image.Resampling.BICUBIC,
-            box=(left, top, left + side, top + side),
+            box=(left, top, left + scale * side, top + scale * side),
         )
     return np.asarray(rescaled)
 
@@ -92,6 +94,11 @@ class ImageFiles:
         self.crop = crop
         self.canvas = canvas
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of all images together."""
+        return len(self.files), self.canvas, self.canvas, 3
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -99,60 +106,95 @@ class ImageFiles:
         return read_image(self.files[position], self.crop, self.canvas)
 
 
-class Galaxies:
-    """The galaxies of one split as a grain source.
+class OnDevices:
+    """Stands for images that the devices hold; here is only known which of them there are.
 
-    Each record has `image` uint8[canvas, canvas, 3], `fractions` float32[answers], `row` int32,
-    the galaxy's position in the catalogue, and `mask` float32, 1 for a galaxy that counts.
-    Positions past the last galaxy, up to `padded_to`, are blank records with mask 0, so that
-    every batch is full and no galaxy counts twice. An image that turns out unreadable in the
-    middle of a run is blank, too, and a warning names it.
+    Args:
+      readable: bool[galaxies], False where an image turned out unreadable.
+    """
+
+    def __init__(self, readable: np.ndarray):
+        self.readable = readable
+
+    def __len__(self) -> int:
+        return len(self.readable)
+
+
+# What reading one image may raise, Pillow's decoders among it.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class Galaxies:
+    """The galaxies of one split, from which batches are put together.
+
+    An image that turns out unreadable in the middle of a run is blank, with mask 0, and a warning
+    names it.
 
     Args:
       images: images of the whole catalogue.
       fractions: float32[galaxies, answers] of the whole catalogue.
       rows: int[galaxies of the split], positions in the catalogue.
-      padded_to: length of the source; at least the number of rows.
     """
 
-    def __init__(self, images: Images, fractions: np.ndarray, rows: np.ndarray, padded_to: int = 0):
+    def __init__(self, images: Images | OnDevices, fractions: np.ndarray, rows: np.ndarray):
         if len(images) != len(fractions):
             raise ValueError(f"{len(images)} images, but {len(fractions)} rows of fractions")
         self.images = images
         self.fractions = fractions
-        self.rows = rows
-        self.length = max(len(rows), padded_to)
+        self.rows = np.asarray(rows)
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.rows)
 
-    def __repr__(self) -> str:
-        return f"Galaxies({len(self.rows)} galaxies, padded to {self.length})"
+    def batch(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Puts a batch together.
 
-    def __getitem__(self, position: SupportsIndex) -> dict[str, np.ndarray]:
-        position = int(position)
-        if not 0 <= position < self.length:
-            raise IndexError(position)
-        if position >= len(self.rows):
-            return self._blank(-1)
-        row = int(self.rows[position])
+        Args:
+          positions: int[batch], of galaxies in the split. Past the last of them are blanks with
+            mask 0, so that a last batch can be full without a galaxy that counts twice.
+
+        Returns:
+          `image` uint8[batch, canvas, canvas, 3], but not where the devices hold the images;
+          `fractions` float32[batch, answers]; `row` int32[batch], the galaxies' positions in the
+          catalogue, -1 for a blank; `mask` float32[batch], 1 for a galaxy that counts.
+        """
+        there = np.flatnonzero(positions < len(self.rows))
+        row = np.full(len(positions), -1, np.int32)
+        row[there] = self.rows[positions[there]]
+        batch = {
+            "fractions": np.zeros((len(positions), self.fractions.shape[1]), np.float32),
+            "row": row,
+            "mask": np.zeros(len(positions), np.float32),
+        }
+        if isinstance(self.images, OnDevices):
+            readable = self.images.readable[row[there]]
+        else:
+            batch["image"], readable = read_images(self.images, row)
+            readable = readable[there]
+        counts = there[readable]
+        batch["fractions"][counts] = self.fractions[row[counts]]
+        batch["mask"][counts] = 1
+        return batch
+
+
+def read_images(images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads some images; what is unreadable is named in a warning.
+
+    Args:
+      images: of the whole catalogue.
+      rows: int[batch], positions in the catalogue; -1 leaves a blank.
+
+    Returns:
+      uint8[batch, canvas, canvas, 3], and bool[batch], where there is an image.
+    """
+    pixels = np.zeros((len(rows), *images.shape[1:]), np.uint8)
+    readable = np.zeros(len(rows), np.bool_)
+    for place, row in enumerate(rows):
+        if row < 0:
+            continue
         try:
-            image = np.asarray(self.images[row])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            pixels[place] = images[int(row)]
+            readable[place] = True
+        except UNREADABLE as error:
             logging.getLogger(__name__).warning("row %d is left out: %s", row, error)
-            return self._blank(row)
-        return {
-            "image": image,
-            "fractions": self.fractions[row],
-            "row": np.int32(row),
-            "mask": np.float32(1),
-        }
-
-    def _blank(self, row: int) -> dict[str, np.ndarray]:
-        canvas = getattr(self.images, "canvas", None) or self.images[0].shape[0]
-        return {
-            "image": np.zeros((canvas, canvas, 3), np.uint8),
-            "fractions": np.zeros_like(self.fractions[0]),
-            "row": np.int32(row),
-            "mask": np.float32(0),
-        }
+    return pixels, readable
