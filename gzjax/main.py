@@ -2,6 +2,7 @@
 
     --mode train      trains, or goes on training, and tests at the end (the default)
     --mode evaluate   tests the best checkpoint of --workdir again, or of several together
+    --mode pack       decodes all galaxies once, into the folder --pack
 
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 """
@@ -20,7 +21,7 @@ from ml_collections import config_flags
 from gzjax.errors import UserError
 
 MIXTURES = ("uniform", "fitted")
-MODES = ("train", "evaluate")
+MODES = ("train", "evaluate", "pack")
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "configs" / "sky.py"
 
@@ -37,6 +38,7 @@ flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "What to eva
 flags.DEFINE_multi_integer(
     "views", [], "How many views to average; several times: each. Default: the recipe's.", 1
 )
+flags.DEFINE_string("pack", "", "Folder of the pack that is written.")
 flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
 flags.DEFINE_string(
     "cache",
@@ -74,6 +76,11 @@ def run() -> None:
         if len(workdirs) > 1:
             raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
         runs.run_training(flags.FLAGS.config, workdirs[0], cache, flags.FLAGS.check_images)
+    elif flags.FLAGS.mode == "pack":
+        if not flags.FLAGS.pack:
+            raise UserError("--pack: expected the folder to write the pack to")
+        folder = Path(flags.FLAGS.pack)
+        runs.run_packing(flags.FLAGS.config, folder, cache, flags.FLAGS.check_images)
     else:
         runs.run_evaluation(
             config_flags.get_override_values(flags.FLAGS["config"]),

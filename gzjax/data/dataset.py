@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 
 from gzjax.data import catalog, pack, sky
-from gzjax.data.sources import Galaxies, ImageFiles, Images, OnDevices
+from gzjax.data.sources import Galaxies, ImageFiles, Images
 from gzjax.errors import UserError
 from gzjax.tree import GALAXY_ZOO_2
 
@@ -22,14 +23,16 @@ class Data(NamedTuple):
     splits: rows of `train`, `validation` and `test`.
     left_out: GalaxyID, file and reason of what is not among the galaxies.
     label: tells the synthetic sky from real galaxies, in every score.
+    canvases: all images in the memory of every device, if they are held there.
     """
 
     ids: tuple[str, ...]
-    images: Images | OnDevices
+    images: Images
     fractions: np.ndarray
     splits: dict[str, np.ndarray]
     left_out: pd.DataFrame
     label: str
+    canvases: jax.Array | None = None
 
     def split(self, name: str) -> Galaxies:
         """The galaxies of one split."""

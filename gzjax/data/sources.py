@@ -7,7 +7,8 @@ rendered sky is a NumPy array and needs nothing here, images on disk are `ImageF
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -110,14 +111,19 @@ class OnDevices:
     """Stands for images that the devices hold; here is only known which of them there are.
 
     Args:
+      shape: that of all images together.
       readable: bool[galaxies], False where an image turned out unreadable.
     """
 
-    def __init__(self, readable: np.ndarray):
+    def __init__(self, shape: tuple[int, ...], readable: np.ndarray):
+        self.shape = shape
         self.readable = readable
 
     def __len__(self) -> int:
-        return len(self.readable)
+        return self.shape[0]
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        raise TypeError("the devices hold the images; batches have rows alone")
 
 
 # What reading one image may raise, Pillow's decoders among it.
@@ -136,7 +142,7 @@ class Galaxies:
       rows: int[galaxies of the split], positions in the catalogue.
     """
 
-    def __init__(self, images: Images | OnDevices, fractions: np.ndarray, rows: np.ndarray):
+    def __init__(self, images: Images, fractions: np.ndarray, rows: np.ndarray):
         if len(images) != len(fractions):
             raise ValueError(f"{len(images)} images, but {len(fractions)} rows of fractions")
         self.images = images
@@ -197,4 +203,24 @@ def read_images(images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
             readable[place] = True
         except UNREADABLE as error:
             logging.getLogger(__name__).warning("row %d is left out: %s", row, error)
+    return pixels, readable
+
+
+def read_all(
+    images: Images, progress: Callable[[int, int], None] = lambda done, of: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads all images, by as many threads as the machine runs well; see `read_images`."""
+    pixels, readable = np.empty(images.shape, np.uint8), np.empty(len(images), np.bool_)
+    pieces = [slice(first, first + 256) for first in range(0, len(images), 256)]
+
+    def read(piece: slice) -> int:
+        rows = np.arange(len(images))[piece]
+        pixels[piece], readable[piece] = read_images(images, rows)
+        return len(rows)
+
+    done = 0
+    with ThreadPoolExecutor() as pool:
+        for count in pool.map(read, pieces):
+            done += count
+            progress(done, len(images))
     return pixels, readable
