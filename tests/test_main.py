@@ -205,6 +205,7 @@ def test_another_model_or_split_is_refused_and_more_epochs_are_not(cache, finish
         (["--config.data.kind=folder", "--config.data.root=/nowhere"], "/nowhere: no such folder"),
         (["--config.batch_size=1000"], "batch_size is 1000, but there are only"),
         (["--mode", "evaluate"], "no checkpoints there"),
+        (["--mode", "pack"], "--pack: expected the folder"),
         (["--config", "configs/missing.py"], "configs/missing.py"),
     ],
 )

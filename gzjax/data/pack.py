@@ -49,6 +49,8 @@ class PackedImages:
     """
 
     def __init__(self, files: Sequence[Path], galaxies: Sequence[int], canvas: int):
+        self.files = list(files)
+        self.ends = np.cumsum(galaxies)
         self.shape = (sum(galaxies), canvas, canvas, 3)
         self.bytes = canvas * canvas * 3
         # Told how many galaxies there are, it need not open the files to see.
@@ -63,7 +65,8 @@ class PackedImages:
         try:
             record = self.records[position]
         except RuntimeError as error:  # a checksum within the shard does not hold
-            raise OSError(f"{self.records.paths[0].parent}: {error}") from error
+            file = self.files[np.searchsorted(self.ends, position, side="right")]
+            raise OSError(f"{file}: {error}") from error
         return np.frombuffer(record, np.uint8, self.bytes).reshape(self.shape[1:])
 
 

@@ -89,6 +89,7 @@ def write(
         _check_room(folder, (len(ids) - done) * canvas * canvas * 3)
         _write_json(folder / pack.UNFINISHED, about)
         (folder / pack.MANIFEST).unlink(missing_ok=True)
+        progress(done, len(ids))
         with ThreadPoolExecutor() as pool:
             written = {
                 pool.submit(_write_shard, file, rows, ids, images, fractions): rows
