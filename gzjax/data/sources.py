@@ -164,22 +164,16 @@ class Galaxies:
           `fractions` float32[batch, answers]; `row` int32[batch], the galaxies' positions in the
           catalogue, -1 for a blank; `mask` float32[batch], 1 for a galaxy that counts.
         """
-        there = np.flatnonzero(positions < len(self.rows))
         row = np.full(len(positions), -1, np.int32)
+        there = positions < len(self.rows)
         row[there] = self.rows[positions[there]]
-        batch = {
-            "fractions": np.zeros((len(positions), self.fractions.shape[1]), np.float32),
-            "row": row,
-            "mask": np.zeros(len(positions), np.float32),
-        }
+        batch = {"row": row}
         if isinstance(self.images, OnDevices):
-            readable = self.images.readable[row[there]]
+            readable = there & self.images.readable[row]
         else:
             batch["image"], readable = read_images(self.images, row)
-            readable = readable[there]
-        counts = there[readable]
-        batch["fractions"][counts] = self.fractions[row[counts]]
-        batch["mask"][counts] = 1
+        batch["fractions"] = np.where(readable[:, None], self.fractions[row], np.float32(0))
+        batch["mask"] = readable.astype(np.float32)
         return batch
 
 
@@ -193,16 +187,15 @@ def read_images(images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Returns:
       uint8[batch, canvas, canvas, 3], and bool[batch], where there is an image.
     """
-    pixels = np.zeros((len(rows), *images.shape[1:]), np.uint8)
-    readable = np.zeros(len(rows), np.bool_)
-    for place, row in enumerate(rows):
-        if row < 0:
-            continue
+    pixels = np.empty((len(rows), *images.shape[1:]), np.uint8)
+    readable = rows >= 0
+    for place in np.flatnonzero(readable):
         try:
-            pixels[place] = images[int(row)]
-            readable[place] = True
+            pixels[place] = images[int(rows[place])]
         except UNREADABLE as error:
-            logging.getLogger(__name__).warning("row %d is left out: %s", row, error)
+            readable[place] = False
+            logging.getLogger(__name__).warning("row %d is left out: %s", rows[place], error)
+    pixels[~readable] = 0
     return pixels, readable
 
 
