@@ -141,33 +141,36 @@ def warp(images: jax.Array, maps: jax.Array, size: int, oversample: int = 1) -> 
       float32[batch, size, size, channels] in [0, 1].
     """
     height, width, channels = images.shape[1:]
-    fine = size * oversample
-    centres = (2 * jnp.arange(fine, dtype=jnp.float32) + 1) / fine - 1
-    ones = jnp.ones((fine, fine), jnp.float32)
-    grid = jnp.stack([ones * centres[None, :], ones * centres[:, None], ones], axis=-1)
-    # Full float32: a coordinate rounded to bfloat16 would be off by a pixel.
-    canvas = jnp.einsum("bij,yxj->ibyx", maps, grid, precision=jax.lax.Precision.HIGHEST)
-    column = jnp.clip((canvas[0] + 1) * (width / 2) - 0.5, 0, width - 1)
-    row = jnp.clip((canvas[1] + 1) * (height / 2) - 0.5, 0, height - 1)
-    left, top = jnp.floor(column), jnp.floor(row)
-    right_part, lower_part = (column - left)[..., None], (row - top)[..., None]
-    left, top = left.astype(jnp.int32), top.astype(jnp.int32)
-    right, bottom = jnp.minimum(left + 1, width - 1), jnp.minimum(top + 1, height - 1)
-
     pixels = images.reshape(len(images), height * width, channels)
 
-    def pick(row, column):
-        flat = (row * width + column).reshape(len(images), fine * fine, 1)
+    def pick(row: jax.Array, column: jax.Array) -> jax.Array:
+        flat = (row * width + column).reshape(len(images), size * size, 1)
         picked = jnp.take_along_axis(pixels, flat, axis=1, mode="promise_in_bounds")
-        return picked.reshape(len(images), fine, fine, channels).astype(jnp.float32)
+        return picked.reshape(len(images), size, size, channels).astype(jnp.float32)
 
-    upper = pick(top, left) * (1 - right_part) + pick(top, right) * right_part
-    lower = pick(bottom, left) * (1 - right_part) + pick(bottom, right) * right_part
-    result = (upper * (1 - lower_part) + lower * lower_part) / 255
-    if oversample > 1:
-        result = result.reshape(len(images), size, oversample, size, oversample, channels)
-        result = result.mean(axis=(2, 4))
-    return result
+    def sample(below: float, right: float) -> jax.Array:
+        """The image at one point of every pixel: its centre, moved by parts of a pixel."""
+        steps = 2 * jnp.arange(size, dtype=jnp.float32) + 1
+        x, y = (steps + 2 * right) / size - 1, (steps + 2 * below) / size - 1
+        ones = jnp.ones((size, size), jnp.float32)
+        grid = jnp.stack([ones * x[None, :], ones * y[:, None], ones], axis=-1)
+        # Full float32: a coordinate rounded to bfloat16 would be off by a pixel.
+        canvas = jnp.einsum("bij,yxj->ibyx", maps, grid, precision=jax.lax.Precision.HIGHEST)
+        column = jnp.clip((canvas[0] + 1) * (width / 2) - 0.5, 0, width - 1)
+        row = jnp.clip((canvas[1] + 1) * (height / 2) - 0.5, 0, height - 1)
+        first, top = jnp.floor(column), jnp.floor(row)
+        right_part, lower_part = (column - first)[..., None], (row - top)[..., None]
+        first, top = first.astype(jnp.int32), top.astype(jnp.int32)
+        last, bottom = jnp.minimum(first + 1, width - 1), jnp.minimum(top + 1, height - 1)
+        upper = pick(top, first) * (1 - right_part) + pick(top, last) * right_part
+        lower = pick(bottom, first) * (1 - right_part) + pick(bottom, last) * right_part
+        return upper * (1 - lower_part) + lower * lower_part
+
+    # One image of the final size after another, rather than one large one: what is added up stays
+    # small enough for a processor's cache.
+    places = [(2 * place + 1) / (2 * oversample) - 0.5 for place in range(oversample)]
+    total = sum(sample(below, right) for below in places for right in places)
+    return jnp.asarray(total) / (255 * oversample**2)
 
 
 def shift_colours(key: jax.Array, images: jax.Array, deviation: float) -> jax.Array:

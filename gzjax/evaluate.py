@@ -1,6 +1,8 @@
 """From batches of canvases to vote fractions, without any chance."""
 
-from collections.abc import Callable, Iterable, Mapping
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ def predict_step(
 
     Args:
       weights: of the network.
-      batch: `image` uint8[batch, canvas, canvas, 3], `row` int32[batch], `mask` float32[batch].
+      batch: `image` uint8[batch, canvas, canvas, 3], and whatever goes through as it is.
       network: the network.
       views: how much of the canvas is shown, and how far sizes differ.
       image_size: pixels a side of what the network sees.
@@ -37,7 +39,7 @@ def predict_step(
       at_once: views computed at the same time; bounds the memory.
 
     Returns:
-      `fractions` float32[batch, answers], and `row` and `mask` as they came.
+      The batch with `fractions` float32[batch, answers] in place of the image.
     """
     canvases = batch["image"]
 
@@ -54,7 +56,18 @@ def predict_step(
     else:
         maps = jnp.asarray(augment.grid_maps(count, views.field, views.zoom))
         fractions = jax.lax.map(through, maps, batch_size=at_once).mean(axis=0)
-    return {"fractions": fractions, "row": batch["row"], "mask": batch["mask"]}
+    others = {name: array for name, array in batch.items() if name != "image"}
+    return {**others, "fractions": fractions}
+
+
+def stream(step: Callable[[Any], Any], batches: Iterable[Any], ahead: int = 2) -> Iterator[Any]:
+    """The results of all batches, on the host, while the device works on the next ones."""
+    pending: collections.deque = collections.deque()
+    for batch in batches:
+        pending.append(step(batch))
+        if len(pending) > ahead:
+            yield jax.device_get(pending.popleft())
+    yield from map(jax.device_get, pending)
 
 
 def predict(
@@ -67,7 +80,7 @@ def predict(
       rows: int32[galaxies], positions in the catalogue.
       fractions: float32[galaxies, answers].
     """
-    results = [jax.device_get(step(batch)) for batch in batches]
+    results = list(stream(step, batches))
     whole = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
     real = whole["mask"] > 0
     return whole["row"][real], whole["fractions"][real]

@@ -103,3 +103,58 @@ def test_beyond_the_edge_the_edge_goes_on(images):
     far = jnp.asarray([[[1.0, 0, 9.0], [0, 1.0, 0]]] * 3)
     found = augment.warp(images, far, 24)
     np.testing.assert_allclose(found, (images[:, :, -1:] / 255).repeat(24, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 16, 24, 60])
+def test_a_grid_is_of_different_views_and_begins_upright(count):
+    maps = augment.grid_maps(count, field=0.7, zoom=1.44)
+    assert maps.shape == (count, 2, 3)
+    assert len(np.unique(maps.round(5), axis=0)) == count
+    np.testing.assert_allclose(maps[0], [[0.7, 0, 0], [0, 0.7, 0]], atol=1e-7)
+    determinants = np.linalg.det(maps[:, :, :2])
+    if count % 2 == 0:
+        assert (determinants < 0).sum() == count / 2
+    scales = np.unique(np.sqrt(abs(determinants)).round(4))
+    expected = [0.7 / 1.2, 0.7, 0.7 * 1.2] if count >= 24 else [0.7]
+    np.testing.assert_allclose(scales, expected, atol=1e-3)
+
+
+def test_sixty_views_are_ten_turns_three_sizes_and_both_mirrors():
+    maps = augment.grid_maps(60, zoom=1.2)
+    angles = np.rad2deg(np.arctan2(-maps[:, 0, 1], maps[:, 1, 1])).round(2) % 360
+    assert sorted(set(angles)) == pytest.approx(list(range(0, 360, 36)), abs=0.02)
+
+
+def test_colours_shift_along_the_components_and_stay_in_range():
+    images = np.full((4000, 2, 2, 3), 0.5, np.float32)
+    for function in (augment.shift_colours, jax.jit(augment.shift_colours, static_argnums=2)):
+        found = np.asarray(function(jax.random.key(0), images, 0.3))
+        shifts = found[:, 0, 0] - 0.5
+        np.testing.assert_allclose(found, 0.5 + shifts[:, None, None].repeat(2, 1).repeat(2, 2))
+        components = np.asarray(augment.COLOUR_COMPONENTS)
+        expected = 0.3**2 * components.T @ components
+        np.testing.assert_allclose(np.cov(shifts.T), expected, atol=1e-4)
+    far = np.asarray(augment.shift_colours(jax.random.key(0), images, 50.0))
+    assert far.min() == 0
+    assert far.max() == 1
+
+
+def test_rectangles_of_the_asked_area_are_blackened_in_the_asked_part():
+    images = np.ones((2000, 40, 40, 3), np.float32)
+    for function in (augment.erase_rectangles, jax.jit(augment.erase_rectangles)):
+        found = np.asarray(function(jax.random.key(0), images, 0.25))
+        dark = (found == 0).all(axis=-1)
+        assert set(np.unique(found)) == {0.0, 1.0}
+        touched = dark.any(axis=(1, 2))
+        assert touched.mean() == pytest.approx(0.25, abs=0.03)
+        # Parts of some rectangles lie outside, so areas are bounded from above alone.
+        assert dark.mean(axis=(1, 2)).max() <= augment.ERASED_AREA[1] * 1.1
+        # Each is a rectangle: as many pixels as its rows times its columns.
+        area = dark.any(axis=2).sum(axis=1) * dark.any(axis=1).sum(axis=1)
+        np.testing.assert_array_equal(dark.sum(axis=(1, 2)), area)
+
+
+def test_oversampling_averages_points_within_a_pixel(images):
+    fine = np.asarray(augment.warp(images, augment.upright_maps(3), 24))
+    coarse = np.asarray(augment.warp(images, augment.upright_maps(3), 12, oversample=2))
+    np.testing.assert_allclose(coarse, fine.reshape(3, 12, 2, 12, 2, 3).mean((2, 4)), atol=1e-5)

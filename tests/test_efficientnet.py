@@ -104,7 +104,7 @@ def test_evaluation_has_no_chance_in_it_and_treats_each_image_alone(tiny):
     np.testing.assert_allclose(whole[::-1], turned, atol=1e-5)
 
 
-def test_training_uses_the_batch_and_moves_the_statistics_by_a_hundredth(tiny):
+def test_training_uses_the_batch_and_moves_the_statistics_by_a_tenth(tiny):
     params, batch_stats, apply, images = tiny
     _, after = apply(params, batch_stats, images, train=True, key=jax.random.key(2))
     stem = models.efficientnet.convolution.dense(
@@ -113,9 +113,9 @@ def test_training_uses_the_batch_and_moves_the_statistics_by_a_hundredth(tiny):
         2,
         ((0, 1), (0, 1)),
     )
-    expected = 0.99 * 0 + 0.01 * stem.mean(axis=(0, 1, 2))
+    expected = 0.9 * 0 + 0.1 * stem.mean(axis=(0, 1, 2))
     np.testing.assert_allclose(after["stem_norm"]["mean"], expected, atol=1e-6)
-    expected = 0.99 * 1 + 0.01 * stem.var(axis=(0, 1, 2))
+    expected = 0.9 * 1 + 0.1 * stem.var(axis=(0, 1, 2))
     np.testing.assert_allclose(after["stem_norm"]["var"], expected, rtol=1e-5)
 
 
@@ -186,3 +186,35 @@ def test_initial_kernels_have_fan_out_variance():
 def test_an_unknown_name_suggests_the_right_one():
     with pytest.raises(ValueError, match="did you mean 'efficientnet-lite0'"):
         models.build("efficientnet-lit0")
+
+
+def test_depths_run_from_the_stem_to_the_classifier(tiny):
+    params = tiny[0]
+    depths = {layer: efficientnet.depth_of(layer) for layer in params}
+    assert depths["stem"] == depths["stem_norm"] == 0
+    assert depths["block_0_0"] == 1
+    assert depths["block_6_0"] == 7
+    assert depths["head"] == depths["head_norm"] == 8
+    assert depths["classifier"] == 9 == efficientnet.DEPTHS - 1
+    assert set(depths.values()) == set(range(10))
+
+
+def test_frozen_depths_keep_statistics_and_get_no_gradient(tiny):
+    params, batch_stats, _, images = tiny
+    network = models.build("efficientnet-tiny", image_size=32, frozen=4)
+
+    def loss(params):
+        outputs, after = network.apply(
+            params, batch_stats, images, train=True, key=jax.random.key(0)
+        )
+        return jnp.sum(outputs**2), after
+
+    gradients, after = jax.jit(jax.grad(loss, has_aux=True))(params)
+    for layer in params:
+        moved = any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(gradients[layer]))
+        assert moved == (efficientnet.depth_of(layer) >= 4), layer
+    for layer, statistics in after.items():
+        same = jax.tree.leaves(
+            jax.tree.map(lambda a, b: bool(np.all(a == b)), statistics, batch_stats[layer])
+        )
+        assert all(same) == (efficientnet.depth_of(layer) < 4), layer

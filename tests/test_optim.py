@@ -75,3 +75,36 @@ def test_accumulated_batches_make_the_update_of_their_mean():
     jax.tree.map(np.testing.assert_array_equal, halfway, PARAMS)
     updated, _ = one_update(optimiser, gradients[1], halfway, state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), updated, expected)
+
+
+LAYERS = {name: {"kernel": jnp.ones((2, 2))} for name in ("stem", "middle", "last")}
+
+
+def scaled(settings, updates=1):
+    """How much of an update of 1 each layer gets, in each of some updates."""
+    depths = ["stem", "middle", "last"]
+    transform = optim.by_depth(settings, 3, depths.index)
+    state, seen = transform.init(LAYERS), []
+    for _ in range(updates):
+        result, state = transform.update(LAYERS, state, LAYERS)
+        seen.append([float(result[name]["kernel"][0, 0]) for name in depths])
+    return seen
+
+
+def test_each_depth_gets_its_share():
+    assert scaled(optim.FineTuning()) == [[1, 1, 1]]
+    assert scaled(optim.FineTuning(layer_decay=0.5)) == [[0.25, 0.5, 1]]
+    assert scaled(optim.FineTuning(layer_decay=0.5, freeze=1)) == [[0, 0.5, 1]]
+
+
+def test_the_last_depth_warms_up_alone():
+    seen = scaled(optim.FineTuning(layer_decay=0.5, head_warmup=2), updates=4)
+    assert seen == [[0, 0, 1], [0, 0, 1], [0.25, 0.5, 1], [0.25, 0.5, 1]]
+
+
+def test_weight_decay_does_not_move_what_is_frozen():
+    fine_tuning = optim.by_depth(optim.FineTuning(freeze=2), 3, ["stem", "middle", "last"].index)
+    optimiser = optim.adamw(optax.constant_schedule(0.1), weight_decay=0.5, fine_tuning=fine_tuning)
+    params, _ = one_update(optimiser, jax.tree.map(jnp.zeros_like, LAYERS), LAYERS)
+    for name, expected in (("stem", 1), ("middle", 1), ("last", 0.95)):
+        np.testing.assert_allclose(params[name]["kernel"], expected, rtol=1e-6)

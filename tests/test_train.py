@@ -9,6 +9,7 @@ import pytest
 from gzjax import config as configs
 from gzjax import experiment, train
 from gzjax.errors import UserError
+from gzjax.models import Weights
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def batch(crowd):
 
 
 def initial_state(recipe, parts):
-    return jax.jit(lambda: train.init_state(parts.network, parts.optimiser, parts.objective, 0))()
+    return experiment.initial_state(recipe, parts, lambda drawn: drawn)
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +64,18 @@ def on_devices(recipe, batch):
 def test_eight_devices_do_what_one_does(on_devices):
     _, one, metrics = on_devices[1]
     _, eight, metrics_of_eight = on_devices[8]
-    assert len(jax.tree.leaves(eight.params)[0].sharding.device_set) == 8
+    assert len(jax.tree.leaves(eight.weights)[0].sharding.device_set) == 8
     for name, value in metrics.items():
         assert float(value) == pytest.approx(float(metrics_of_eight[name]), rel=2e-3), name
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3),
-        one.params,
-        eight.params,
+        one.weights.params,
+        eight.weights.params,
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-2),
-        one.batch_stats,
-        eight.batch_stats,
+        one.weights.batch_stats,
+        eight.weights.batch_stats,
     )
 
 
@@ -90,12 +91,40 @@ def test_a_step_counts_and_moves_everything(on_devices, recipe):
     assert set(metrics) == {
         "loss", "gradient_norm", "mse", "focal", "kl", "weight_mse", "weight_focal", "weight_kl",
     }  # fmt: skip
-    parts = experiment.build(recipe, 160, devices=jax.devices()[:1])
+    parts = one_device(recipe)
     fresh = initial_state(recipe, parts)
     for (path, before), after in zip(
-        jax.tree.leaves_with_path(fresh.params), jax.tree.leaves(state.params), strict=True
+        jax.tree.leaves_with_path(fresh.weights), jax.tree.leaves(state.weights), strict=True
     ):
         assert np.any(np.asarray(before) != np.asarray(after)), path
+
+
+def test_the_average_follows_the_weights_by_hand():
+    average = weights = Weights({"w": jnp.zeros(())}, {"s": jnp.zeros(())})
+    expected = 0.0
+    for step in range(30):
+        weights = Weights({"w": jnp.float32(step + 1)}, {"s": jnp.float32(-step)})
+        average = train.follow(average, weights, jnp.int32(step), 0.5)
+        keeps = min(0.5, (1 + step) / (10 + step))
+        expected = keeps * expected + (1 - keeps) * (step + 1)
+    assert float(average.params["w"]) == pytest.approx(expected, rel=1e-5)
+    assert float(average.batch_stats["s"]) == pytest.approx(1 - expected, rel=1e-4)
+
+
+def test_a_step_averages_statistics_too_and_without_averaging_follows_at_once(on_devices, recipe):
+    _, state, _ = on_devices[1]
+    before = jax.tree.leaves(initial_state(recipe, one_device(recipe)).weights)
+    weights, average = jax.tree.leaves(state.weights), jax.tree.leaves(state.average)
+    for first, now, mean in zip(before, weights, average, strict=True):
+        # Two steps: the average lies between where it began and where the weights are.
+        span = np.abs(np.asarray(now) - first).max()
+        assert np.abs(np.asarray(mean) - now).max() <= 2 * span + 1e-6
+    assert any(np.any(np.asarray(a) != b) for a, b in zip(average, weights, strict=True))
+    assert train.follow(state.average, state.weights, state.step, 0.0) is state.weights
+
+
+def one_device(recipe):
+    return experiment.build(recipe, 160, devices=jax.devices()[:1])
 
 
 class FakeState:
@@ -163,7 +192,7 @@ def test_batches_that_the_devices_cannot_share_are_refused(recipe):
 
 def test_padding_does_not_train(recipe, batch):
     """A masked galaxy's labels are of no consequence."""
-    parts = experiment.build(recipe, 160, devices=jax.devices()[:1])
+    parts = one_device(recipe)
     means = train.losses.init_means(parts.objective.terms)
     mask = batch["mask"].copy()
     mask[3] = 0

@@ -164,6 +164,15 @@ def test_any_leading_shape_and_any_dtype(shape):
     assert tree.violations(outputs).shape == (*shape[:-1], 11)
 
 
+def test_without_the_tree_each_answer_is_by_itself():
+    outputs = np.random.default_rng(0).normal(0, 3, (5, 37)).astype(np.float32)
+    expected = 1 / (1 + np.exp(-outputs.astype(np.float64)))
+    for function in (tree.fractions, jax.jit(tree.fractions, static_argnums=1)):
+        np.testing.assert_allclose(function(outputs, tree.UNTIED), expected, rtol=1e-5)
+    tied = tree.cumulative_fractions(tree.conditional_fractions(outputs, "softmax"))
+    np.testing.assert_array_equal(tree.fractions(outputs, "softmax"), tied)
+
+
 def test_violations_are_measured_per_question(crowd):
     broken = crowd.copy()
     broken[0, 15] += 0.25

@@ -4,10 +4,12 @@ Every batch is decided by (source, seed, position), so an iterator's state is a 
 a run that resumes gets the very batches that it would have got.
 """
 
+from collections.abc import Sequence
+
 import grain
 import numpy as np
 
-from gzjax.data.sources import Galaxies
+from gzjax.data.sources import Galaxies, ImageFiles, Pictures
 from gzjax.errors import UserError
 
 
@@ -93,6 +95,27 @@ def evaluation_batches(
         .map(source.batch)
     )
     return _ahead(dataset, threads, processes)
+
+
+def prediction_batches(
+    framings: Sequence[ImageFiles], start: int, batch_size: int, *, threads: int = 4
+) -> grain.IterDataset:
+    """Images in order from `start` on, in every framing; the last batch is filled up.
+
+    Args:
+      framings: see `sources.Pictures`.
+      start: how many images are left out at the beginning.
+      batch_size: images a batch.
+      threads: see `training_batches`.
+    """
+    remaining = len(framings[0]) - start
+    padded_to = start + -(-remaining // batch_size) * batch_size
+    dataset = (
+        grain.MapDataset.source(Pictures(framings, padded_to))
+        .slice(slice(start, padded_to))
+        .batch(batch_size, drop_remainder=True)
+    )
+    return _ahead(dataset, threads, 0)
 
 
 def _ahead(dataset: grain.MapDataset, threads: int, processes: int) -> grain.IterDataset:

@@ -9,12 +9,17 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from PIL import Image
 
 from gzjax.data import catalog
+
+# What Pillow's decoders raise of files that are damaged, or no images.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# A reason beside an image, as bytes of one length, since batches are arrays.
+FAULT = "S200"
 
 
 class Images(Protocol):
@@ -107,6 +112,47 @@ class ImageFiles:
         return read_image(self.files[position], self.crop, self.canvas)
 
 
+class Pictures:
+    """Images without vote fractions as a grain source, in as many framings as networks want.
+
+    Each record has `images`, a tuple of uint8[canvas, canvas, 3], one a framing; `mask` float32,
+    1 for an image that could be read; and `fault`, bytes, why not. Positions past the last image
+    are blank.
+
+    Args:
+      framings: the same images, cut out and rescaled in different ways.
+      length: of the source, at least the number of images.
+    """
+
+    def __init__(self, framings: Sequence[ImageFiles], length: int):
+        self.framings = tuple(framings)
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __repr__(self) -> str:
+        return f"Pictures({len(self.framings[0])} images, padded to {self.length})"
+
+    def __getitem__(self, position: SupportsIndex) -> dict[str, Any]:
+        position = int(position)
+        if not 0 <= position < self.length:
+            raise IndexError(position)
+        fault = "past the last image"
+        if position < len(self.framings[0]):
+            try:
+                images = tuple(np.asarray(framing[position]) for framing in self.framings)
+                return {"images": images, "mask": np.float32(1), "fault": np.array(b"", FAULT)}
+            except UNREADABLE as error:
+                fault = " ".join(str(error).split())
+        blank = tuple(np.zeros((f.canvas, f.canvas, 3), np.uint8) for f in self.framings)
+        return {
+            "images": blank,
+            "mask": np.float32(0),
+            "fault": np.array(fault.encode("ascii", "replace"), FAULT),
+        }
+
+
 class OnDevices:
     """Stands for images that the devices hold; here is only known which of them there are.
 
@@ -124,10 +170,6 @@ class OnDevices:
 
     def __getitem__(self, position: int) -> np.ndarray:
         raise TypeError("the devices hold the images; batches have rows alone")
-
-
-# What reading one image may raise, Pillow's decoders among it.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Galaxies:

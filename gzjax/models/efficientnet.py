@@ -128,7 +128,7 @@ class Details(NamedTuple):
 
     dtype: Any = jnp.float32
     padding: str = "same"
-    norm_momentum: float = 0.99
+    norm_momentum: float = 0.9
     norm_epsilon: float = 1e-3
     depthwise: str = "xla"
 

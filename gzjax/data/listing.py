@@ -1,0 +1,108 @@
+"""Which images to predict: a folder, a pattern, or a table that names them."""
+
+import glob
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from gzjax.data.catalog import SUFFIXES
+from gzjax.errors import UserError
+
+# What tables in this field call the column of files, and that of galaxies; the first one there.
+FILE_COLUMNS = ("file", "file_loc", "filename", "path", "image")
+ID_COLUMNS = ("GalaxyID", "id_str", "id", "objid", "dr7objid")
+
+
+class Listing(NamedTuple):
+    """Images in the order of their predictions.
+
+    ids: GalaxyIDs, each once; a file's name without its suffix, where no table gives another.
+    files: paths.
+    """
+
+    ids: list[str]
+    files: list[str]
+
+    @property
+    def digest(self) -> str:
+        """Changes with any GalaxyID or path."""
+        digest = hashlib.sha256()
+        for pair in zip(self.ids, self.files, strict=True):
+            digest.update("\0".join(pair).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+
+def list_images(what: str) -> Listing:
+    """Finds images.
+
+    Args:
+      what: a folder, searched with all folders in it; a pattern such as `images/10*.jpg`, where
+        `**` stands for any folders; or a CSV or Parquet table with a column of files, paths
+        relative to the table.
+
+    Raises:
+      UserError: nothing there, or one GalaxyID twice.
+    """
+    path = Path(what)
+    if path.is_dir():
+        listing = _of_files(file for file in path.rglob("*") if file.is_file())
+        found = f"{path}: no image in this folder; expected files such as 100008.jpg"
+    elif path.suffix.lower() in (".csv", ".parquet"):
+        listing = _of_table(path)
+        found = f"{path}: no galaxy in this table"
+    elif path.is_file():
+        listing = _of_files([path])
+        found = f"{path}: expected an image ({', '.join(SUFFIXES)}), a folder of them, or a table"
+    else:
+        listing = _of_files(map(Path, glob.glob(what, recursive=True)))
+        found = f"--images {what}: expected a folder, a pattern that fits images, or a table"
+    if not listing.ids:
+        raise UserError(found)
+    seen: dict[str, str] = {}
+    for galaxy, file in zip(*listing, strict=True):
+        if galaxy in seen:
+            raise UserError(
+                f"--images {what}: {seen[galaxy]} and {file} are images of one galaxy, {galaxy}; "
+                f"a table with the columns {ID_COLUMNS[0]} and {FILE_COLUMNS[0]} can name them"
+            )
+        seen[galaxy] = file
+    return listing
+
+
+def _of_files(files) -> Listing:
+    images = sorted(
+        file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+    return Listing([file.stem for file in images], [str(file) for file in images])
+
+
+def _of_table(path: Path) -> Listing:
+    try:
+        if path.suffix.lower() == ".csv":
+            table = pd.read_csv(path, dtype=str)
+        else:
+            table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such table of images") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as a table: {error}") from None
+    column = _first(FILE_COLUMNS, table.columns)
+    if column is None:
+        raise UserError(
+            f"{path}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
+            f"{', '.join(map(str, table.columns[:8]))}"
+        )
+    if table[column].isna().any():
+        row = int(table[column].isna().to_numpy().argmax())
+        raise UserError(f"{path}: row {row + 1} names no file in the column {column}")
+    files = [path.parent / str(file) for file in table[column]]
+    known = _first(ID_COLUMNS, table.columns)
+    ids = [file.stem for file in files] if known is None else table[known].astype(str).tolist()
+    return Listing(ids, [str(file) for file in files])
+
+
+def _first(names: Sequence[str], columns: pd.Index) -> str | None:
+    return next((name for name in names if name in columns), None)
