@@ -22,7 +22,7 @@ from test_main import assert_identical, final_state, run
 from gzjax import experiment
 from gzjax.data import dataset, pack, packing, pipeline
 from gzjax.data.catalog import LEFT_OUT_COLUMNS
-from gzjax.data.sources import ImageFiles, read_image
+from gzjax.data.sources import Galaxies, ImageFiles, read_image
 from gzjax.errors import UserError
 from gzjax.report import Report
 
@@ -259,7 +259,7 @@ def test_a_rotten_record_is_masked_and_named(packed, caplog):
     content[5000] ^= 1
     shard.write_bytes(content)
     data = dataset.from_pack(packed, crop=CROP, canvas=CANVAS)
-    batch = pipeline.Galaxies(data.images, data.fractions, np.arange(64)).batch(np.arange(64))
+    batch = Galaxies(data.images, data.fractions, np.arange(64)).batch(np.arange(64))
     assert batch["mask"].sum() == 63
     assert "00000-of-00004.arecord: " in caplog.text
 
