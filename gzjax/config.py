@@ -21,8 +21,10 @@ def default() -> ConfigDict:
     config.batch_size = 32  # galaxies a step, over all devices of all machines
 
     data = config.data = ConfigDict()
-    data.kind = "folder"  # 'sky', the synthetic one, or 'folder', a table beside its images
-    data.root = ""  # folder: where the table and the images are
+    # 'sky', the synthetic one; 'folder', a table beside its images; or 'pack', what --mode pack
+    # made of either.
+    data.kind = "folder"
+    data.root = ""  # folder: where the table and the images are; pack: its folder
     data.table = "training_solutions_rev1.csv"
     data.images = "images_training_rev1"
     data.galaxies = 4096  # sky: how many to draw
@@ -30,6 +32,7 @@ def default() -> ConfigDict:
     data.split_seed = 0  # which tenths of the galaxies are kept apart
     data.crop = 1.0  # side of the central square used, as a fraction of the image's side
     data.canvas = 128  # pixels a side to which that square is rescaled and stored
+    data.on_device = False  # in training, hold all images in the memory of every device
     data.threads = 4  # decoding ahead; a batch each
     data.processes = 0  # worker processes with as many threads each; 0: this process
 
@@ -96,10 +99,16 @@ def default() -> ConfigDict:
     return config
 
 
-# What may change when a run goes on; anything else would make it another run.
+# What may change when a run goes on; anything else would make it another run. Where the galaxies
+# are may change, as their fingerprint is compared, and a pack holds the very canvases that it was
+# made from.
 FREE_TO_CHANGE = (
     "epochs",
+    "data.kind",
     "data.root",
+    "data.table",
+    "data.images",
+    "data.on_device",
     "data.threads",
     "evaluate",
     "checkpoint",
@@ -164,7 +173,7 @@ def check(config: ConfigDict) -> None:
     from gzjax import losses, models, optim, tree
 
     choices = {
-        "data.kind": ("sky", "folder"),
+        "data.kind": ("sky", "folder", "pack"),
         "model.name": models.NAMES,
         "model.dtype": ("float32", "bfloat16"),
         "model.conventions": ("auto", "tensorflow", "pytorch"),
@@ -213,6 +222,8 @@ def check(config: ConfigDict) -> None:
             "--config.data.root: expected the folder with the table and the images of galaxies "
             "(or use --config configs/sky.py, which needs none)"
         )
+    if values["data.kind"] == "pack" and not values["data.root"]:
+        raise UserError("--config.data.root: expected the folder of a pack; --mode pack makes one")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

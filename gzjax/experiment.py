@@ -4,6 +4,7 @@ Nothing further in knows of configs; nothing here computes.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from gzjax import config as configs
 from gzjax import evaluate, losses, models, optim, train
 from gzjax.augment import Views
 from gzjax.checkpoint import Checkpoints
-from gzjax.data import dataset, pipeline
+from gzjax.data import dataset, pipeline, sources
 from gzjax.data.dataset import Data
 from gzjax.data.sources import Galaxies
 from gzjax.errors import UserError
@@ -47,6 +48,13 @@ def load_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> 
                 cache=cache / "sky",
                 progress=progress,
             )
+    if options.kind == "pack":
+        return dataset.from_pack(
+            Path(options.root),
+            crop=options.crop,
+            canvas=options.canvas,
+            split_seed=options.split_seed,
+        )
     return dataset.from_folder(
         Path(options.root),
         table=options.table,
@@ -263,14 +271,65 @@ def compile_predict_step(config: ConfigDict, parts: Parts, views: int = 1):
 
 
 def on_devices(
-    batches: Iterator[Mapping[str, np.ndarray]], sharding: NamedSharding
+    batches: Iterator[Mapping[str, np.ndarray]],
+    sharding: NamedSharding,
+    canvases: jax.Array | None = None,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Each process's part of each batch, put together on the devices."""
+    """Each process's part of each batch, put together on the devices.
+
+    Args:
+      batches: of this process.
+      sharding: of a batch.
+      canvases: all images, if the devices hold them; gives the batches their `image`.
+    """
     for batch in batches:
-        yield {
+        placed = {
             name: jax.make_array_from_process_local_data(sharding, array)
             for name, array in batch.items()
         }
+        if canvases is not None:
+            placed["image"] = _gather(sharding)(canvases, placed["row"])
+        yield placed
+
+
+@functools.cache
+def _gather(sharding: NamedSharding):
+    """The jitted (canvases, rows) -> uint8[batch, canvas, canvas, 3]; row -1 is a blank one."""
+
+    def gather(canvases: jax.Array, rows: jax.Array) -> jax.Array:
+        return canvases.at[rows].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.jit(gather, in_shardings=(everywhere, sharding), out_shardings=sharding)
+
+
+def hold_on_devices(data: Data, sharding: NamedSharding, report: Report) -> Data:
+    """Puts all images into the memory of every device, where batches are gathered from them.
+
+    Args:
+      data: with images that can be read.
+      sharding: replicated.
+      report: shows how far it is.
+
+    Returns:
+      `data` with `canvases`; its batches are of rows, without images.
+
+    Raises:
+      UserError: they do not fit.
+    """
+    size = math.prod(data.images.shape)
+    for device in jax.local_devices():
+        memory = device.memory_stats() or {}  # CPUs do not tell
+        free = memory.get("bytes_limit", math.inf) - memory.get("bytes_in_use", 0)
+        if size > free:
+            raise UserError(
+                f"--config.data.on_device: the images are {size / 1e9:.1f} GB, but {device} has "
+                f"{free / 1e9:.1f} GB free; use False"
+            )
+    with report.task_of("reading all images, for the devices to hold") as progress:
+        images, readable = sources.read_all(data.images, progress)
+    canvases = jax.make_array_from_callback(images.shape, sharding, lambda index: images[index])
+    return data._replace(images=sources.OnDevices(images.shape, readable), canvases=canvases)
 
 
 def batches_of(config: ConfigDict, galaxies: Galaxies) -> grain.IterDataset:

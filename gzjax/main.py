@@ -3,6 +3,7 @@
     --mode train      trains, or goes on training, and tests at the end (the default)
     --mode evaluate   tests the best checkpoint of --workdir again, or of several together
     --mode predict    writes the vote fractions of --images into the table --output
+    --mode pack       decodes all galaxies once, into the folder --pack
 
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 """
@@ -21,7 +22,7 @@ from ml_collections import config_flags
 from gzjax.errors import UserError
 
 MIXTURES = ("uniform", "fitted")
-MODES = ("train", "evaluate", "predict")
+MODES = ("train", "evaluate", "predict", "pack")
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "configs" / "sky.py"
 
@@ -43,6 +44,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output", "", "The predictions: a CSV or Parquet file to write.")
 flags.DEFINE_bool("readable", False, "Adds columns to them that say in words what is likely.")
+flags.DEFINE_string("pack", "", "Folder of the pack that is written.")
 flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
 flags.DEFINE_string(
     "cache",
@@ -80,6 +82,12 @@ def run() -> None:
         if len(workdirs) > 1:
             raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
         runs.run_training(flags.FLAGS.config, workdirs[0], cache, flags.FLAGS.check_images)
+        return
+    if flags.FLAGS.mode == "pack":
+        if not flags.FLAGS.pack:
+            raise UserError("--pack: expected the folder to write the pack to")
+        folder = Path(flags.FLAGS.pack)
+        runs.run_packing(flags.FLAGS.config, folder, cache, flags.FLAGS.check_images)
         return
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if flags.FLAGS.mode == "predict":

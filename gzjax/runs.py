@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from gzjax import config as configs
 from gzjax import ensemble, evaluate, experiment, metrics, predict, train
 from gzjax.checkpoint import Checkpoints
-from gzjax.data import listing, pipeline
+from gzjax.data import listing, packing, pipeline
 from gzjax.data.dataset import Data
 from gzjax.data.sources import ImageFiles
 from gzjax.errors import UserError
@@ -47,6 +47,8 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
     parts = experiment.build(config, len(data.splits["train"]), conventions)
     workdir.mkdir(parents=True, exist_ok=True)
     describe_data(data, workdir, report)
+    if config.data.on_device:
+        data = experiment.hold_on_devices(data, parts.replicated, report)
     about = {
         "config": config.to_dict(),
         "conventions": conventions._asdict(),
@@ -111,7 +113,7 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
 
             state = train.train(
                 state,
-                experiment.on_devices(batches, parts.by_galaxy),
+                experiment.on_devices(batches, parts.by_galaxy, data.canvases),
                 experiment.compile_train_step(config, parts),
                 steps=parts.steps,
                 log_every=config.log.every,
@@ -139,6 +141,41 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
                 report.evaluated(score(split, best, state, views), table=True)
 
 
+def run_packing(config: ConfigDict, folder: Path, cache: Path, check_images: bool) -> None:
+    """Packs the galaxies of a config, or goes on where that was interrupted.
+
+    Args:
+      config: of which only `data` matters.
+      folder: of the pack.
+      cache: folder for rendered skies.
+      check_images: decode every image first.
+
+    Raises:
+      UserError: a fault in the options or the data, or a folder of something else.
+    """
+    configs.check(config)
+    if config.data.kind == "pack":
+        raise UserError("--config.data.kind: expected sky or folder to be packed, found pack")
+    report = Report(folder, loud=jax.process_index() == 0)
+    data = experiment.load_data(config, cache, check_images, report)
+    with report.task_of(f"packing galaxies into {folder}") as progress:
+        packing.write(
+            folder,
+            ids=data.ids,
+            images=data.images,
+            fractions=data.fractions,
+            left_out=data.left_out,
+            label=data.label,
+            crop=config.data.crop,
+            canvas=config.data.canvas,
+            progress=progress,
+        )
+    packed = config.copy_and_resolve_references()
+    packed.data.kind, packed.data.root = "pack", str(folder)
+    describe_data(experiment.load_data(packed, cache, False, report), folder, report)
+    report.say(f"--config.data.kind=pack --config.data.root={folder} reads the pack")
+
+
 def predict_split(
     config: ConfigDict, parts: Parts, data: Data, split: str, weights: Weights, step: Any
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +188,7 @@ def predict_split(
         shards=jax.process_count(),
     )
     on_devices: Iterator[Mapping[str, jax.Array]] = experiment.on_devices(
-        iter(batches), parts.by_galaxy
+        iter(batches), parts.by_galaxy, data.canvases
     )
     return evaluate.predict(lambda batch: step(weights, batch), on_devices)
 

@@ -66,11 +66,19 @@ def test_all_fixed_weights_zero_is_refused():
         configs.check(recipe)
 
 
+@pytest.mark.parametrize("kind", ["folder", "pack"])
+def test_data_on_disk_need_a_place(kind):
+    recipe = configs.default()
+    recipe.data.kind = kind
+    with pytest.raises(UserError, match=r"--config\.data\.root: expected the folder"):
+        configs.check(recipe)
+
+
 def test_differences_know_what_may_change():
     before = configs.default().to_dict()
     now = configs.default()
     assert configs.differences(before, now) == {}
-    now.epochs, now.log.every, now.data.root = 99, 1, "moved"
+    now.epochs, now.log.every, now.data.root, now.data.kind = 99, 1, "moved", "pack"
     assert configs.differences(before, now) == {}
     now.model.name, now.data.split_seed = "efficientnet-b3", 5
     assert configs.differences(before, now) == {

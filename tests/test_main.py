@@ -213,6 +213,7 @@ def test_another_model_or_split_is_refused_and_more_epochs_are_not(cache, finish
         (["--config.model.weights=imagenet"], "no public weights for efficientnet-tiny"),
         (["--config.model.weights=configs"], "configs: no checkpoints of a run there"),
         (["--config.loss.activation=sigmoid", "--config.loss.targets=conditional"], "sigmoid"),
+        (["--mode", "pack"], "--pack: expected the folder"),
         (["--config", "configs/missing.py"], "configs/missing.py"),
     ],
 )

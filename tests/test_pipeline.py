@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
-from gzjax.data import pipeline, sources
+from gzjax.data import catalog, pipeline, sources
 from gzjax.data.sources import Galaxies
 from gzjax.errors import UserError
 
@@ -122,10 +124,97 @@ def test_shrinking_is_antialiased(tmp_path):
     assert abs(found.astype(float) - 127.5).max() < 12
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
-def test_other_image_modes_become_rgb(tmp_path, mode):
-    Image.new("RGB", (32, 32), (90, 90, 90)).convert(mode).save(tmp_path / "a.tif")
-    assert sources.read_image(str(tmp_path / "a.tif"), 1.0, 16).shape == (16, 16, 3)
+# A mid-grey of every mode that Pillow can write, and what it is in eight bits.
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("RGB", (90, 60, 30), (90, 60, 30)),
+        ("L", 90, (90, 90, 90)),
+        ("1", 1, (255, 255, 255)),
+        ("P", (90, 60, 30), (90, 60, 30)),
+        ("CMYK", (165, 195, 225, 0), (90, 60, 30)),
+        ("YCbCr", (90, 128, 128), (90, 90, 90)),
+        ("LA", (90, 255), (90, 90, 90)),
+        ("LA", (90, 0), (0, 0, 0)),
+        ("RGBA", (90, 60, 30, 255), (90, 60, 30)),
+        ("RGBA", (90, 60, 30, 51), (18, 12, 6)),
+        ("RGBA", (90, 60, 30, 0), (0, 0, 0)),
+        ("I;16", 90 * 257, (90, 90, 90)),
+        ("I;16B", 65535, (255, 255, 255)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, value, expected):
+    file = str(tmp_path / "a.tif")
+    palette = mode == "P"
+    image = Image.new("RGB" if palette else mode, (32, 24), value)
+    (image.quantize(2) if palette else image).save(file)
+    found = sources.read_image(file, 1.0, 16)
+    np.testing.assert_array_equal(found, np.broadcast_to(np.uint8(expected), (16, 16, 3)))
+    assert catalog.check_image(Path(file), decode=True) == ""
+
+
+def test_16_bit_grey_of_png_is_scaled_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 32).astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (32, 1))).save(tmp_path / "a.png")
+    found = sources.read_image(str(tmp_path / "a.png"), 1.0, 32)
+    np.testing.assert_array_equal(found[5, :, 1], np.rint(ramp / 65535 * 255))
+
+
+def test_transparent_parts_are_black_sky(tmp_path):
+    pixels = np.full((32, 32, 4), 200, np.uint8)
+    pixels[:, 16:, 3] = 0
+    pixels[:, :16, 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    two = Image.fromarray(np.uint8([[1] * 16 + [0] * 16] * 32)).convert("P")
+    two.putpalette([255, 255, 255, 200, 200, 200])
+    two.save(tmp_path / "palette.png", transparency=0)
+    for name in ("alpha.png", "palette.png"):
+        found = sources.read_image(str(tmp_path / name), 1.0, 32)
+        np.testing.assert_array_equal(found[:, :16], 200)
+        np.testing.assert_array_equal(found[:, 16:], 0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "named"),
+    [
+        (np.zeros((32, 32), np.float32), "floating-point numbers .mode F., expected"),
+        (np.zeros((32, 32), np.int32), "32-bit integers .mode I., expected"),
+    ],
+)
+def test_pixels_of_unknown_scale_are_refused_by_name(tmp_path, pixels, named):
+    file = tmp_path / "a.tif"
+    Image.fromarray(pixels).save(file)
+    with pytest.raises(OSError, match=rf"a\.tif: its pixels are {named}"):
+        sources.read_image(str(file), 1.0, 16)
+    assert catalog.check_image(file).startswith("not usable: its pixels are")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 17), (1200, 900)])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("crop", [0.01, 0.7, 1.0])
+def test_images_of_any_size_are_read(tmp_path, size, suffix, crop):
+    file = str(tmp_path / f"a.{suffix}")
+    Image.new("RGB", size, (90, 90, 90)).save(file)
+    found = sources.read_image(file, crop, 16)
+    np.testing.assert_allclose(found, np.full((16, 16, 3), 90), atol=1)
+
+
+@pytest.mark.parametrize("size", [424, 425, 431])
+@pytest.mark.parametrize(("crop", "canvas"), [(0.7, 128), (1.0, 64), (0.5, 27)])
+def test_a_jpeg_decoded_at_a_part_of_its_size_is_the_same_galaxy(tmp_path, size, crop, canvas):
+    y, x = np.mgrid[:size, :size] - size / 2
+    light = 230 * np.exp(-np.hypot((x + 0.5 * y) / 40, (y + 9) / 20)) + 20 * (x > 0)
+    light += np.random.default_rng(0).normal(0, 3, light.shape)
+    colours = light[..., None] * [1.0, 0.8, 0.6]
+    image = Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
+    image.save(tmp_path / "a.jpg", quality=90)
+    with Image.open(tmp_path / "a.jpg") as decoded:
+        decoded.save(tmp_path / "a.png")
+    whole, part = (
+        sources.read_image(str(tmp_path / name), crop, canvas).astype(float)
+        for name in ("a.png", "a.jpg")
+    )
+    assert 0 < np.abs(whole - part).mean() < 1
 
 
 def test_an_image_that_turns_out_broken_is_masked_and_named(tmp_path, caplog):
@@ -136,13 +225,18 @@ def test_an_image_that_turns_out_broken_is_masked_and_named(tmp_path, caplog):
         files.append(str(file))
     (tmp_path / "1.jpg").write_bytes(b"no image")
     source = Galaxies(
-        sources.ImageFiles(files, 1.0, 16), np.zeros((3, 37), np.float32), np.arange(3)
+        sources.ImageFiles(files, 1.0, 16), np.ones((3, 37), np.float32), np.arange(3)
     )
-    assert [float(source[n]["mask"]) for n in range(3)] == [1, 0, 1]
-    assert source[1]["image"].max() == 0
+    batch = source.batch(np.arange(4))  # the fourth is past the end
+    assert batch["mask"].tolist() == [1, 0, 1, 0]
+    assert batch["row"].tolist() == [0, 1, 2, -1]
+    assert batch["image"].max(axis=(1, 2, 3)).tolist() == [99, 0, 99, 0]
+    assert batch["fractions"].max(axis=1).tolist() == [1, 0, 1, 0]
     assert "1.jpg" in caplog.text
 
 
-def test_positions_outside_are_refused(galaxies):
-    with pytest.raises(IndexError):
-        galaxies[50]
+def test_the_order_of_a_seed_stays_what_it_was(galaxies):
+    """As the first runs had it: a checkpoint's place in the data has to keep its meaning."""
+    batches = take(pipeline.training_batches(galaxies, 8, 3), 7)
+    assert batches[0]["row"].tolist() == [40, 52, 46, 20, 45, 39, 38, 17]
+    assert batches[6]["row"].tolist() == [34, 6, 49, 52, 10, 53, 27, 23]

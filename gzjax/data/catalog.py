@@ -6,7 +6,7 @@ Whatever is left out is counted and listed with its reason, never silently.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 GATE_TOLERANCE = 0.02
 # More images missing or broken than this part of the catalogue is a mistake, not bad luck.
 MOST_LEFT_OUT = 0.01
+LEFT_OUT_COLUMNS = ("GalaxyID", "file", "reason")
 
 
 class Catalogue(NamedTuple):
@@ -131,6 +132,19 @@ def find_images(folder: Path) -> dict[str, Path]:
     return images
 
 
+def is_16_bit_grey(image: Image.Image) -> bool:
+    """Whether pixels are grey from 0 to 65535; some formats have Pillow keep them in 32 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def check_mode(image: Image.Image) -> str:
+    """Why pixels of this kind cannot be used; an empty string if they can."""
+    kind = {"F": "floating-point numbers", "I": "32-bit integers"}.get(image.mode)
+    if kind is None or is_16_bit_grey(image):
+        return ""
+    return f"its pixels are {kind} (mode {image.mode}), expected colour or grey of 8 or 16 bits"
+
+
 def check_image(file: Path, decode: bool = False) -> str:
     """Why an image cannot be used; an empty string if nothing is wrong.
 
@@ -144,6 +158,8 @@ def check_image(file: Path, decode: bool = False) -> str:
         with Image.open(file) as image:
             if min(image.size) < 16:
                 return f"too small: {image.size[0]} x {image.size[1]} pixels"
+            if fault := check_mode(image):
+                return f"not usable: {fault}"
             if decode:
                 image.load()
             if image.format == "JPEG":
@@ -212,7 +228,7 @@ def read_catalogue(
             (galaxy, str(files.get(galaxy, "")), reason)
             for galaxy, reason in (reasons | extra).items()
         ],
-        columns=["GalaxyID", "file", "reason"],
+        columns=list(LEFT_OUT_COLUMNS),
     )
     if len(reasons) > MOST_LEFT_OUT * len(fractions):
         galaxy, reason = next(iter(reasons.items()))
@@ -225,6 +241,13 @@ def read_catalogue(
     return Catalogue(
         galaxies.assign(file=[str(files[galaxy]) for galaxy in galaxies.index]), left_out
     )
+
+
+def fingerprint(galaxy_ids: Sequence[str], fractions: np.ndarray) -> str:
+    """Changes with any GalaxyID or vote fraction, or their order."""
+    digest = hashlib.sha256("\n".join(galaxy_ids).encode())
+    digest.update(np.ascontiguousarray(fractions).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def split(galaxy_ids: Iterable[str], seed: int = 0) -> dict[str, np.ndarray]:

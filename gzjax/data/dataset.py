@@ -1,14 +1,14 @@
 """All galaxies of a run together: images, vote fractions, and which are kept apart."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 
-from gzjax.data import catalog, sky
+from gzjax.data import catalog, pack, sky
 from gzjax.data.sources import Galaxies, ImageFiles, Images
 from gzjax.errors import UserError
 from gzjax.tree import GALAXY_ZOO_2
@@ -23,6 +23,7 @@ class Data(NamedTuple):
     splits: rows of `train`, `validation` and `test`.
     left_out: GalaxyID, file and reason of what is not among the galaxies.
     label: tells the synthetic sky from real galaxies, in every score.
+    canvases: all images in the memory of every device, if they are held there.
     """
 
     ids: tuple[str, ...]
@@ -31,6 +32,7 @@ class Data(NamedTuple):
     splits: dict[str, np.ndarray]
     left_out: pd.DataFrame
     label: str
+    canvases: jax.Array | None = None
 
     def split(self, name: str) -> Galaxies:
         """The galaxies of one split."""
@@ -43,10 +45,8 @@ class Data(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any GalaxyID or vote fraction."""
-        digest = hashlib.sha256("\n".join(self.ids).encode())
-        digest.update(np.ascontiguousarray(self.fractions).tobytes())
-        return digest.hexdigest()[:16]
+        """See `catalog.fingerprint`; wherever the images are, a run on them is the same."""
+        return catalog.fingerprint(self.ids, self.fractions)
 
 
 def from_folder(
@@ -118,8 +118,31 @@ def from_sky(
         images=images,
         fractions=fractions,
         splits=_split(ids, split_seed, "the synthetic sky"),
-        left_out=pd.DataFrame(columns=["GalaxyID", "file", "reason"]),
+        left_out=pd.DataFrame(columns=list(catalog.LEFT_OUT_COLUMNS)),
         label="synthetic sky",
+    )
+
+
+def from_pack(root: Path, *, crop: float, canvas: int, split_seed: int = 0) -> Data:
+    """Galaxies of a pack, which are those that it was made from; see `pack.read`.
+
+    Args:
+      root: the pack's folder.
+      crop: expected of the pack.
+      canvas: expected of the pack.
+      split_seed: see `catalog.split`.
+
+    Raises:
+      UserError: no whole pack, of another crop or canvas, or too few galaxies to be split.
+    """
+    galaxies = pack.read(root, crop=crop, canvas=canvas)
+    return Data(
+        ids=galaxies.ids,
+        images=galaxies.images,
+        fractions=galaxies.fractions,
+        splits=_split(galaxies.ids, split_seed, str(root)),
+        left_out=galaxies.left_out,
+        label=galaxies.label,
     )
 
 

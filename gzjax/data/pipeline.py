@@ -7,6 +7,7 @@ a run that resumes gets the very batches that it would have got.
 from collections.abc import Sequence
 
 import grain
+import numpy as np
 
 from gzjax.data.sources import Galaxies, ImageFiles, Pictures
 from gzjax.errors import UserError
@@ -54,12 +55,14 @@ def training_batches(
     """
     whole_batches = batches_per_epoch(len(source), batch_size) * batch_size
     dataset = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.range(len(source))
         # grain counts a dataset's seed up from epoch to epoch; spread seeds far apart, so that
         # seed 1 is not seed 0 an epoch later.
         .shuffle(seed=(seed * 0x9E3779B1) % 2**32)
         .slice(slice(shard, whole_batches, shards))
-        .batch(batch_size // shards, drop_remainder=True)
+        # Positions are shuffled, cut and batched; galaxies are read when a batch is known.
+        .batch(batch_size // shards, drop_remainder=True, batch_fn=np.array)
+        .map(source.batch)
         .repeat()
     )
     return _ahead(dataset, threads, processes)
@@ -74,22 +77,22 @@ def evaluation_batches(
     shard: int = 0,
     shards: int = 1,
 ) -> grain.IterDataset:
-    """Each galaxy once, in order; the last batch is filled up with masked records.
+    """Each galaxy once, in order; the last batch is filled up with masked blanks.
 
     Args:
-      source: the galaxies; padded to full batches here.
+      source: the galaxies.
       batch_size: over all shards together.
       threads: see `training_batches`.
       processes: see `training_batches`.
       shard: see `training_batches`.
       shards: see `training_batches`.
     """
-    padded_to = -(-len(source.rows) // batch_size) * batch_size
-    padded = Galaxies(source.images, source.fractions, source.rows, padded_to)
+    padded_to = -(-len(source) // batch_size) * batch_size
     dataset = (
-        grain.MapDataset.source(padded)
+        grain.MapDataset.range(padded_to)
         .slice(slice(shard, padded_to, shards))
-        .batch(batch_size // shards, drop_remainder=True)
+        .batch(batch_size // shards, drop_remainder=True, batch_fn=np.array)
+        .map(source.batch)
     )
     return _ahead(dataset, threads, processes)
 
