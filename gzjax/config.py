@@ -30,6 +30,7 @@ def default() -> ConfigDict:
     data.galaxies = 4096  # sky: how many to draw
     data.sky_seed = 0  # sky: which one
     data.split_seed = 0  # which tenths of the galaxies are kept apart
+    data.training_galaxies = 0  # train on so many of the training galaxies; 0: on all
     data.crop = 1.0  # side of the central square used, as a fraction of the image's side
     data.canvas = 128  # pixels a side to which that square is rescaled and stored
     data.on_device = False  # in training, hold all images in the memory of every device
@@ -128,6 +129,7 @@ _RANGES: dict[str, tuple[str, Any]] = {
     "data.galaxies": ("20 or more", lambda value: value >= 20),
     "data.sky_seed": _SEED,
     "data.split_seed": _SEED,
+    "data.training_galaxies": _NOT_NEGATIVE,
     "data.crop": _FRACTION,
     "data.canvas": ("16 or more", lambda value: value >= 16),
     "data.threads": _AT_LEAST_ONE,

@@ -31,7 +31,18 @@ from gzjax.tree import GALAXY_ZOO_2
 
 
 def load_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> Data:
-    """The galaxies that the config names.
+    """The galaxies that the config names, and no more to train on than it says.
+
+    Raises:
+      UserError: something is wrong with them.
+    """
+    data = read_data(config, cache, decode, report)
+    fewer = config.data.training_galaxies
+    return data.with_fewer(fewer, config.data.split_seed) if fewer else data
+
+
+def read_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> Data:
+    """All galaxies that the config names.
 
     Raises:
       UserError: something is wrong with them.

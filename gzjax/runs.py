@@ -15,7 +15,6 @@ from gzjax import ensemble, evaluate, experiment, metrics, predict, train
 from gzjax.checkpoint import Checkpoints
 from gzjax.data import listing, packing, pipeline
 from gzjax.data.dataset import Data
-from gzjax.data.sources import ImageFiles
 from gzjax.errors import UserError
 from gzjax.experiment import Parts
 from gzjax.models import Weights
@@ -87,7 +86,13 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
                 rows, predicted = predict_split(config, parts, data, split, weights, compiled)
                 return metrics.summary(predicted, data.fractions[rows], data.training_mean)
 
-            result = {"split": split, "step": step, "views": views, "data": data.label}
+            result = {
+                "split": split,
+                "step": step,
+                "views": views,
+                "data": data.label,
+                "training_galaxies": len(data.splits["train"]),
+            }
             if config.average.decay and views == 1:
                 result["raw_rmse"] = summary(state.weights)["rmse"]
             return result | summary(state.average)
@@ -323,6 +328,7 @@ def run_evaluation(
             "views": count,
             "networks": len(members),
             "data": first.label,
+            "training_galaxies": len(first.splits["train"]),
         }
         mixed = ensemble.mix(predicted, weights)
         summary = metrics.summary(mixed, observed, first.training_mean)
@@ -364,7 +370,8 @@ def run_prediction(
     first = members[0].config
     count = views[0] if views else first.evaluate.views
     report = Report(workdirs[0])
-    report.say(f"gzjax: {describe_devices()}; {len(listed.ids)} images, {count} views each")
+    plural = "s" * (count > 1)
+    report.say(f"gzjax: {describe_devices()}; {len(listed.ids)} images, {count} view{plural} each")
     weights = ensemble.uniform_weights(len(members))
     if mixture == "fitted" and len(members) > 1:
         data = load_same_data(members, cache, False, report)
@@ -382,10 +389,8 @@ def run_prediction(
 
     # Networks that cut out and rescale images alike share them.
     framings = {
-        (member.config.data.crop, member.config.data.canvas): ImageFiles(
-            listed.files, member.config.data.crop, member.config.data.canvas
-        )
-        for member in members
+        framing: listed.framed(*framing)
+        for framing in {(member.config.data.crop, member.config.data.canvas) for member in members}
     }
     steps = [
         experiment.compile_predict_step(member.config, member.parts, count) for member in members

@@ -38,6 +38,17 @@ class Data(NamedTuple):
         """The galaxies of one split."""
         return Galaxies(self.images, self.fractions, self.splits[name])
 
+    def with_fewer(self, galaxies: int, seed: int) -> "Data":
+        """The same, with at most so many galaxies to train on; fewer are among more.
+
+        Args:
+          galaxies: how many to keep.
+          seed: of the choice.
+        """
+        rows = self.splits["train"]
+        kept = np.random.default_rng(seed).permutation(len(rows))[:galaxies]
+        return self._replace(splits=self.splits | {"train": rows[np.sort(kept)]})
+
     @property
     def training_mean(self) -> np.ndarray:
         """float64[answers], the mean row of the training split."""

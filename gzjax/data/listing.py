@@ -1,4 +1,4 @@
-"""Which images to predict: a folder, a pattern, or a table that names them."""
+"""Which images to predict: a folder, a pattern, a table that names them, or a pack."""
 
 import glob
 import hashlib
@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from gzjax.data import pack
 from gzjax.data.catalog import SUFFIXES
+from gzjax.data.sources import ImageFiles, Images
 from gzjax.errors import UserError
 
 # What tables in this field call the column of files, and that of galaxies; the first one there.
@@ -20,18 +22,30 @@ class Listing(NamedTuple):
     """Images in the order of their predictions.
 
     ids: GalaxyIDs, each once; a file's name without its suffix, where no table gives another.
-    files: paths.
+    files: paths; none of a pack.
+    pack: folder of a pack, if they are of one.
     """
 
     ids: list[str]
     files: list[str]
+    pack: Path | None = None
+
+    def framed(self, crop: float, canvas: int) -> Images:
+        """The images, cut out and rescaled as `sources.read_image` does.
+
+        Raises:
+          UserError: a pack of images that were cut out or rescaled otherwise.
+        """
+        if self.pack is None:
+            return ImageFiles(self.files, crop, canvas)
+        return pack.read(self.pack, crop=crop, canvas=canvas).images
 
     @property
     def digest(self) -> str:
         """Changes with any GalaxyID or path."""
         digest = hashlib.sha256()
-        for pair in zip(self.ids, self.files, strict=True):
-            digest.update("\0".join(pair).encode() + b"\n")
+        for name in (*self.ids, *self.files, str(self.pack)):
+            digest.update(name.encode() + b"\n")
         return digest.hexdigest()[:16]
 
 
@@ -40,13 +54,15 @@ def list_images(what: str) -> Listing:
 
     Args:
       what: a folder, searched with all folders in it; a pattern such as `images/10*.jpg`, where
-        `**` stands for any folders; or a CSV or Parquet table with a column of files, paths
-        relative to the table.
+        `**` stands for any folders; a CSV or Parquet table with a column of files, paths
+        relative to the table; or the folder of a pack.
 
     Raises:
       UserError: nothing there, or one GalaxyID twice.
     """
     path = Path(what)
+    if (path / pack.MANIFEST).exists():
+        return Listing(list(pack.read_ids(path)), [], path)
     if path.is_dir():
         listing = _of_files(file for file in path.rglob("*") if file.is_file())
         found = f"{path}: no image in this folder; expected files such as 100008.jpg"
@@ -62,7 +78,7 @@ def list_images(what: str) -> Listing:
     if not listing.ids:
         raise UserError(found)
     seen: dict[str, str] = {}
-    for galaxy, file in zip(*listing, strict=True):
+    for galaxy, file in zip(listing.ids, listing.files, strict=True):
         if galaxy in seen:
             raise UserError(
                 f"--images {what}: {seen[galaxy]} and {file} are images of one galaxy, {galaxy}; "

@@ -140,6 +140,18 @@ def read(folder: Path, *, crop: float, canvas: int) -> Pack:
     )
 
 
+def read_ids(folder: Path) -> tuple[str, ...]:
+    """GalaxyIDs of a pack, in its order.
+
+    Raises:
+      UserError: the table is damaged.
+    """
+    try:
+        return _read_table(folder / TABLE)[0]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{folder / TABLE}: not readable: {error}") from error
+
+
 def damage(folder: Path, manifest: Mapping[str, Any]) -> str:
     """What is missing of a pack, or has another size than when it was written."""
     for shard in manifest["shards"]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from gzjax.data.sources import Galaxies, ImageFiles, Pictures
+from gzjax.data.sources import Galaxies, Images, Pictures
 from gzjax.errors import UserError
 
 
@@ -98,7 +98,7 @@ def evaluation_batches(
 
 
 def prediction_batches(
-    framings: Sequence[ImageFiles], start: int, batch_size: int, *, threads: int = 4
+    framings: Sequence[Images], start: int, batch_size: int, *, threads: int = 4
 ) -> grain.IterDataset:
     """Images in order from `start` on, in every framing; the last batch is filled up.
 

@@ -124,7 +124,7 @@ class Pictures:
       length: of the source, at least the number of images.
     """
 
-    def __init__(self, framings: Sequence[ImageFiles], length: int):
+    def __init__(self, framings: Sequence[Images], length: int):
         self.framings = tuple(framings)
         self.length = length
 
@@ -145,7 +145,7 @@ class Pictures:
                 return {"images": images, "mask": np.float32(1), "fault": np.array(b"", FAULT)}
             except UNREADABLE as error:
                 fault = " ".join(str(error).split())
-        blank = tuple(np.zeros((f.canvas, f.canvas, 3), np.uint8) for f in self.framings)
+        blank = tuple(np.zeros(framing.shape[1:], np.uint8) for framing in self.framings)
         return {
             "images": blank,
             "mask": np.float32(0),

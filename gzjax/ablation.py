@@ -1,0 +1,224 @@
+"""What each choice of the recipe is worth: trains every variant, and writes the table.
+
+    launch/ablation --data FOLDER --workdir runs/ablation --report docs/ablation.md
+
+FOLDER is in the challenge's layout. Every run goes on where it was interrupted, and those that are
+done are not repeated, so the same command may be given as often as it takes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags
+
+from gzjax.errors import UserError
+
+RECIPE = Path(__file__).resolve().parent.parent / "configs" / "gz2.py"
+CHALLENGE_TRAINING = 49_262  # eight tenths of the challenge's 61,578 galaxies
+VIEWS = 16
+
+flags.DEFINE_string("data", None, "Folder of real galaxies in the challenge's layout.")
+flags.DEFINE_string("workdir", "runs/ablation", "Folder for all runs.")
+flags.DEFINE_string("report", "docs/ablation.md", "The table to write.")
+flags.DEFINE_integer("seeds", 3, "How many times each variant is trained.", 1)
+flags.DEFINE_integer("image_size", 128, "Pixels a side of what the network sees.", 16)
+flags.DEFINE_float("epochs", 20, "Passes over all training galaxies.", 0.1)
+flags.DEFINE_bool("only_report", False, "Train nothing; write of what there is.")
+
+
+class Variant(NamedTuple):
+    """One thing done differently from the recipe."""
+
+    name: str
+    question: str
+    options: Mapping[str, Any] = {}
+
+
+TERMS = "('mse', 'focal', 'kl')"
+NO_VIEWS = {"views.rotate": 0.0, "views.zoom": 1.0, "views.shift": 0.0, "views.flip": False}
+VARIANTS = (
+    Variant("recipe", "the recipe itself"),
+    Variant("relu", "tree head", {"loss.activation": "relu"}),
+    Variant("softplus", "tree head", {"loss.activation": "softplus"}),
+    Variant("sigmoid, no tree", "tree head", {"loss.activation": "sigmoid"}),
+    Variant(
+        "MSE, focal, KL, dynamic weights",
+        "loss",
+        {"loss.terms": TERMS, "loss.weighting": "dynamic"},
+    ),
+    Variant(
+        "MSE, focal, KL, fixed weights", "loss", {"loss.terms": TERMS, "loss.weighting": "fixed"}
+    ),
+    Variant("conditional targets", "targets", {"loss.targets": "conditional"}),
+    Variant("from scratch", "start", {"model.weights": ""}),
+    Variant("no augmentation", "views in training", NO_VIEWS),
+)
+SIZES = (500, 1000, 2000)
+
+
+def options_of(variant: Variant, seed: int, epochs: float) -> dict[str, Any]:
+    """All options of one run that differ from the recipe's."""
+    return {"seed": seed, "epochs": epochs, **variant.options}
+
+
+def train(options: Mapping[str, Any], workdir: Path) -> None:
+    """One run, as a process of its own, unless it is done.
+
+    Raises:
+      UserError: it failed.
+    """
+    if (workdir / result_file("test", VIEWS)).exists():
+        return
+    print(f"ablation: {workdir.name}", flush=True)
+    arguments = [f"--config.{name}={value}" for name, value in options.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "gzjax.main", "--config", str(RECIPE)]
+        + ["--workdir", str(workdir), *arguments],
+        env=os.environ | {"PYTHONPATH": str(RECIPE.parent.parent)},
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"{workdir}: training ended with status {done.returncode}, see above")
+
+
+def result_file(split: str, views: int) -> str:
+    """As `report.result_name` calls it."""
+    return f"evaluate_{split}.json" if views == 1 else f"evaluate_{split}_{views}_views.json"
+
+
+def scores(workdirs: Sequence[Path], split: str, views: int, key: str = "rmse") -> np.ndarray:
+    """float[runs that are done]: one score of each."""
+    files = [workdir / result_file(split, views) for workdir in workdirs]
+    return np.array([json.loads(file.read_text())[key] for file in files if file.exists()])
+
+
+def shown(values: np.ndarray, sign: str = "") -> str:
+    """Mean and standard deviation over seeds, or a dash."""
+    if len(values) == 0:
+        return "-"
+    spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{values.mean():{sign}.4f}{spread}"
+
+
+def fit_power_law(sizes: Sequence[int], rmses: Sequence[float]) -> tuple[float, float]:
+    """(a, b) of RMSE = a n^-b, by least squares in the logarithms."""
+    slope, offset = np.polyfit(np.log(sizes), np.log(rmses), 1)
+    return float(np.exp(offset)), float(-slope)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first the header, as Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
+    """The whole page, of what runs there are.
+
+    Args:
+      workdirs: {variant or number of galaxies: its runs, a seed each, the recipe's first}.
+      about: what was trained, and by which command.
+    """
+    recipe = workdirs["recipe"]
+    base = scores(recipe, "validation", 1)
+    rows = [["what", "variant", "validation", "against the recipe", "16 views", "test, 16 views"]]
+    for variant in VARIANTS:
+        found = scores(workdirs[variant.name], "validation", 1)
+        paired = min(len(found), len(base))
+        difference = found[:paired] - base[:paired]
+        rows.append(
+            [
+                variant.question,
+                variant.name,
+                shown(found),
+                "" if variant.name == "recipe" else shown(difference, "+"),
+                shown(scores(workdirs[variant.name], "validation", VIEWS)),
+                shown(scores(workdirs[variant.name], "test", VIEWS)),
+            ]
+        )
+    raw = scores(recipe, "validation", 1, "raw_rmse")
+    many = scores(recipe, "validation", VIEWS)
+    free = [
+        ["what", "variant", "validation", "against the recipe"],
+        ["weights", "moving average (recipe)", shown(base), ""],
+        ["weights", "as they are after the last step", shown(raw), shown(raw - base, "+")],
+        ["views", "1", shown(base), ""],
+        ["views", f"{VIEWS}", shown(many), shown(many - base, "+")],
+    ]
+    first = recipe[0] / result_file("validation", 1)
+    result = json.loads(first.read_text())
+    test = json.loads((recipe[0] / result_file("test", 1)).read_text())
+    everything = result["training_galaxies"]
+    sizes = [
+        (size, scores(workdirs[str(size)], "test", VIEWS))
+        for size in SIZES
+        if len(scores(workdirs[str(size)], "test", VIEWS))
+    ] + [(everything, scores(recipe, "test", VIEWS))]
+    lines = [["training galaxies", "test RMSE, 16 views"]]
+    lines += [[f"{size:,}", shown(values)] for size, values in sizes]
+    a, b = fit_power_law([size for size, _ in sizes], [values.mean() for _, values in sizes])
+    return "\n\n".join(
+        [
+            "# What each choice is worth",
+            about,
+            f"Validation: {result['galaxies']} galaxies, predicting the training mean scores "
+            f"{result['baseline_rmse']:.4f}. Test: {test['galaxies']} galaxies, "
+            f"{test['baseline_rmse']:.4f}. Data: {result['data']}. Scores are RMSE over the 37 "
+            f"vote fractions, with one view unless said otherwise; mean ± standard deviation over "
+            f"{len(base)} seeds. The second figure is the difference to the recipe with the same "
+            "seed: more than 0 is worse. Choices are made on validation; the test column is there "
+            "to see whether it agrees.",
+            table(rows),
+            "## Averages, of weights and of views\n\nOf the recipe's own runs.",
+            table(free),
+            "## More galaxies\n\nAll with as many steps; nested subsets of the same training set.",
+            table(lines),
+            f"Fitted: RMSE = {a:.3f} n^-{b:.3f}. For the {CHALLENGE_TRAINING:,} training galaxies "
+            f"of the whole challenge that says {a * CHALLENGE_TRAINING**-b:.4f}, an extrapolation "
+            f"by a factor of {CHALLENGE_TRAINING / everything:.0f} at this network, size and "
+            "number of steps, and without the floor that the votes' own noise sets.",
+        ]
+    )
+
+
+def main(_arguments: Sequence[str]) -> None:
+    """Trains what is not trained yet, then writes the report."""
+    options = flags.FLAGS
+    try:
+        if not options.data:
+            raise UserError("expected --data, the folder with the table and images of galaxies")
+        root = Path(options.workdir)
+        common = {
+            "data.root": options.data,
+            "model.image_size": options.image_size,
+            "evaluate.views": VIEWS,
+            "evaluate.every": max(1, round(options.epochs) // 2),
+        }
+        sized = [
+            Variant(str(size), "training set", {"data.training_galaxies": size}) for size in SIZES
+        ]
+        workdirs: dict[str, list[Path]] = {}
+        # Seed by seed, so that a table can be had of all variants as soon as possible.
+        for seed in range(options.seeds):
+            for variant in (*VARIANTS, *sized):
+                name = "".join(c if c.isalnum() else "-" for c in variant.name)
+                workdir = root / f"{name}_{seed}"
+                workdirs.setdefault(variant.name, []).append(workdir)
+                if not options.only_report:
+                    epochs = options.epochs
+                    train(common | options_of(variant, seed, epochs), workdir)
+        command = f"launch/ablation {' '.join(sys.argv[1:])}"
+        Path(options.report).write_text(write_report(workdirs, f"Command: `{command}`") + "\n")
+    except UserError as error:
+        print(f"gzjax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)
