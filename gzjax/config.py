@@ -29,7 +29,9 @@ def default() -> ConfigDict:
     data.images = "images_training_rev1"
     data.galaxies = 4096  # sky: how many to draw
     data.sky_seed = 0  # sky: which one
-    data.split_seed = 0  # which tenths of the galaxies are kept apart
+    data.split_seed = 0  # which of the galaxies are kept apart ...
+    data.validation = 0.1  # ... this part of them to choose by ...
+    data.test = 0.1  # ... and this part to report on
     data.training_galaxies = 0  # train on so many of the training galaxies; 0: on all
     data.crop = 1.0  # side of the central square used, as a fraction of the image's side
     data.canvas = 128  # pixels a side to which that square is rescaled and stored
@@ -130,6 +132,8 @@ _RANGES: dict[str, tuple[str, Any]] = {
     "data.sky_seed": _SEED,
     "data.split_seed": _SEED,
     "data.training_galaxies": _NOT_NEGATIVE,
+    "data.validation": ("above 0, at most 0.4", lambda value: 0 < value <= 0.4),
+    "data.test": ("above 0, at most 0.4", lambda value: 0 < value <= 0.4),
     "data.crop": _FRACTION,
     "data.canvas": ("16 or more", lambda value: value >= 16),
     "data.threads": _AT_LEAST_ONE,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import numpy as np
 import optax
@@ -21,8 +20,7 @@ from gzjax import evaluate, losses, models, optim, train
 from gzjax.augment import Views
 from gzjax.checkpoint import Checkpoints
 from gzjax.data import dataset, pipeline, sources
-from gzjax.data.dataset import Data
-from gzjax.data.sources import Galaxies
+from gzjax.data.dataset import Data, Split
 from gzjax.errors import UserError
 from gzjax.models import Weights, pretrained
 from gzjax.models.pretrained import Conventions
@@ -48,6 +46,7 @@ def read_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> 
       UserError: something is wrong with them.
     """
     options = config.data
+    split = Split(options.split_seed, options.validation, options.test)
     if options.kind == "sky":
         with report.task_of("drawing the galaxies of the synthetic sky, once") as progress:
             return dataset.from_sky(
@@ -55,7 +54,7 @@ def read_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> 
                 sky_seed=options.sky_seed,
                 crop=options.crop,
                 canvas=options.canvas,
-                split_seed=options.split_seed,
+                split=split,
                 cache=cache / "sky",
                 progress=progress,
             )
@@ -64,7 +63,7 @@ def read_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> 
             Path(options.root),
             crop=options.crop,
             canvas=options.canvas,
-            split_seed=options.split_seed,
+            split=split,
         )
     return dataset.from_folder(
         Path(options.root),
@@ -72,7 +71,7 @@ def read_data(config: ConfigDict, cache: Path, decode: bool, report: Report) -> 
         images=options.images,
         crop=options.crop,
         canvas=options.canvas,
-        split_seed=options.split_seed,
+        split=split,
         decode=decode,
     )
 
@@ -341,14 +340,3 @@ def hold_on_devices(data: Data, sharding: NamedSharding, report: Report) -> Data
         images, readable = sources.read_all(data.images, progress)
     canvases = jax.make_array_from_callback(images.shape, sharding, lambda index: images[index])
     return data._replace(images=sources.OnDevices(images.shape, readable), canvases=canvases)
-
-
-def batches_of(config: ConfigDict, galaxies: Galaxies) -> grain.IterDataset:
-    """The batches of one evaluation."""
-    return pipeline.evaluation_batches(
-        galaxies,
-        config.evaluate.batch_size,
-        threads=config.data.threads,
-        shard=jax.process_index(),
-        shards=jax.process_count(),
-    )

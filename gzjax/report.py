@@ -1,7 +1,12 @@
 """What people see of a run: lines, tables, a progress bar, and files to read later.
 
 In the workdir: `train.csv` and `validation.csv`, one row a record; `tensorboard/`, the same as
-event files; `evaluate_SPLIT.json`, the last evaluation of a split.
+event files; `evaluate_SPLIT.json`, the last evaluation of a split, with everything that
+`metrics.summary` knows; `reliability_SPLIT.csv`, its calibration curves, to be plotted.
+
+In a table, ECE is the expected calibration error; `right` says how often the most likely answer
+is the crowd's, of the galaxies that the question was asked of, and then of those (`agreed`) where
+more than four fifths of the crowd gave one answer.
 """
 
 import contextlib
@@ -30,7 +35,7 @@ from gzjax.tree import GALAXY_ZOO_2, Tree
 def summary_line(result: Mapping[str, Any]) -> str:
     """An evaluation in one line, with all that a score needs beside it."""
     return (
-        f"{result['split']} RMSE {result['rmse']:.4f}{_raw(result)} "
+        f"{result['split']} RMSE {result['rmse']:.4f} {_interval(result)}{_raw(result)} "
         f"(baseline {result['baseline_rmse']:.4f}), "
         f"question 1 right {result['q1_accuracy']:.1%} "
         f"(baseline {result['q1_baseline_accuracy']:.1%}), {result['galaxies']} galaxies, "
@@ -41,28 +46,43 @@ def summary_line(result: Mapping[str, Any]) -> str:
 def summary_table(result: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2) -> Group:
     """An evaluation as a table, a row for each question, with what the scores need around it."""
     table = Table("question")
-    for heading in ("RMSE", "baseline", "ratio"):
+    for heading in ("RMSE", "baseline", "ratio", "ECE", "right", "agreed", "right"):
         table.add_column(heading, justify="right")
 
-    def add(name: str, score: float, baseline: float, style: str = "") -> None:
+    def scores(score: float, baseline: float) -> tuple[str, ...]:
         ratio = f"{score / baseline:.0%}" if baseline > 0 else "-"
-        table.add_row(name, f"{score:.4f}", f"{baseline:.4f}", ratio, style=style)
+        return f"{score:.4f}", f"{baseline:.4f}", ratio
 
     for question in tree.questions:
-        add(
-            f"{question.number:2} {question.name}",
-            result["rmse_per_question"][question.name],
-            result["baseline_rmse_per_question"][question.name],
+        name = question.name
+        answered = result["accuracies"][name]
+        table.add_row(
+            f"{question.number:2} {name}",
+            *scores(result["rmse_per_question"][name], result["baseline_rmse_per_question"][name]),
+            f"{result['calibration'][name]['error']:.3f}",
+            _share(answered["accuracy"]),
+            f"{answered['agreed_galaxies']}",
+            _share(answered["agreed_accuracy"]),
         )
     table.add_section()
-    add("all", result["rmse"], result["baseline_rmse"], "bold")
+    table.add_row("all", *scores(result["rmse"], result["baseline_rmse"]), style="bold")
     return Group(
         f"{result['split']}, step {result['step']}: {result['galaxies']} galaxies, "
         f"{_views(result)}, {result['data']}; baseline: the training set's mean row",
         table,
-        f"question 1 answered as the crowd did: {result['q1_accuracy']:.1%} "
-        f"(baseline {result['q1_baseline_accuracy']:.1%})",
+        f"RMSE {result['rmse']:.4f} {_interval(result)}{_raw(result)}; question 1 answered as the "
+        f"crowd did: {result['q1_accuracy']:.1%} (baseline {result['q1_baseline_accuracy']:.1%})",
     )
+
+
+def _share(value: float | None) -> str:
+    """A part of some galaxies, or a dash where there were none."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _interval(result: Mapping[str, Any]) -> str:
+    low, high = result["rmse_interval"]
+    return f"[{low:.4f}, {high:.4f}]"
 
 
 def _views(result: Mapping[str, Any]) -> str:
@@ -215,6 +235,16 @@ class Report:
             return
         path = self.workdir / f"{result_name(result)}.json"
         path.write_text(json.dumps(result, indent=2) + "\n")
+        curves = [
+            {"question": name, **row}
+            for name, calibration in result["calibration"].items()
+            for row in calibration["curve"]
+        ]
+        curves_path = path.with_name(f"{path.stem.replace('evaluate', 'reliability')}.csv")
+        with curves_path.open("w", newline="") as file:
+            table_of_curves = csv.DictWriter(file, curves[0].keys())
+            table_of_curves.writeheader()
+            table_of_curves.writerows(curves)
         if self.writer is not None and result["split"] == "validation":
             scores = {
                 name: value for name, value in result.items() if isinstance(value, int | float)

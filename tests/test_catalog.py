@@ -173,3 +173,14 @@ def test_the_real_catalogue_is_read_whole(real_data):
     galaxies, left_out = catalog.read_catalogue(real_data)
     assert len(galaxies) == 3665
     assert left_out.empty
+
+
+def test_a_larger_part_kept_apart_holds_the_smaller():
+    names = [str(number) for number in range(20_000)]
+    small, large = (catalog.split(names, 3, 0.05, part) for part in (0.02, 0.2))
+    assert set(small["test"]) < set(large["test"])
+    for found, part in ((small, 0.02), (large, 0.2)):
+        assert len(found["test"]) / 20_000 == pytest.approx(part, abs=0.01)
+        assert len(found["validation"]) / 20_000 == pytest.approx(0.05, abs=0.01)
+        together = np.concatenate(list(found.values()))
+        assert sorted(together) == list(range(20_000))

@@ -108,7 +108,7 @@ def test_the_manifest_says_what_is_there(packed):
 
 
 def test_a_pack_keeps_the_fingerprint_and_the_splits_of_its_source(packed, files, crowd):
-    data = dataset.from_pack(packed, crop=CROP, canvas=CANVAS, split_seed=3)
+    data = dataset.from_pack(packed, crop=CROP, canvas=CANVAS, split=dataset.Split(3))
     source = dataset.Data(
         data.ids, ImageFiles(files, CROP, CANVAS), crowd.astype(np.float32), {}, data.left_out, ""
     )

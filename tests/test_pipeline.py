@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from absl import flags
 from PIL import Image
 
-from gzjax.data import catalog, pipeline, sources
+from gzjax.data import catalog, dataset, pipeline, sources
 from gzjax.data.sources import Galaxies
 from gzjax.errors import UserError
 
@@ -240,3 +241,19 @@ def test_the_order_of_a_seed_stays_what_it_was(galaxies):
     batches = take(pipeline.training_batches(galaxies, 8, 3), 7)
     assert batches[0]["row"].tolist() == [40, 52, 46, 20, 45, 39, 38, 17]
     assert batches[6]["row"].tolist() == [34, 6, 49, 52, 10, 53, 27, 23]
+
+
+def test_fewer_galaxies_to_train_on_are_among_more():
+    ids = tuple(str(number) for number in range(200))
+    images, fractions = np.zeros((200, 2, 2, 3), np.uint8), np.zeros((200, 37), np.float32)
+    whole = dataset.Data(
+        ids, images, fractions, catalog.split(ids), pd.DataFrame(), "synthetic sky"
+    )
+    few, more = (whole.with_fewer(number, 5).splits for number in (10, 50))
+    assert len(few["train"]) == 10
+    assert set(few["train"]) < set(more["train"]) < set(whole.splits["train"])
+    assert few["train"].tolist() == sorted(few["train"])
+    np.testing.assert_array_equal(few["test"], whole.splits["test"])
+    np.testing.assert_array_equal(
+        whole.with_fewer(10_000, 5).splits["train"], whole.splits["train"]
+    )

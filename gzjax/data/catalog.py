@@ -250,8 +250,10 @@ def fingerprint(galaxy_ids: Sequence[str], fractions: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def split(galaxy_ids: Iterable[str], seed: int = 0) -> dict[str, np.ndarray]:
-    """Keeps one tenth of the galaxies apart for validation, and one for test.
+def split(
+    galaxy_ids: Iterable[str], seed: int = 0, validation: float = 0.1, test: float = 0.1
+) -> dict[str, np.ndarray]:
+    """Keeps some of the galaxies apart for validation, and others for test.
 
     Each galaxy's place follows from its GalaxyID and the seed alone, so it stays where it is when
     galaxies are added or taken away, and no two runs disagree.
@@ -259,23 +261,24 @@ def split(galaxy_ids: Iterable[str], seed: int = 0) -> dict[str, np.ndarray]:
     Args:
       galaxy_ids: the GalaxyIDs.
       seed: another seed is another split.
+      validation: which part of the galaxies.
+      test: which part; a larger one holds all of a smaller.
 
     Returns:
       {"train" | "validation" | "test": int64[galaxies of the split], positions in `galaxy_ids`}.
     """
-    tenths = np.array(
-        [
-            int.from_bytes(hashlib.blake2b(f"{seed}:{galaxy}".encode(), digest_size=8).digest())
-            * 10
-            >> 64
-            for galaxy in galaxy_ids
-        ],
-        dtype=np.int64,
+    digests = (
+        hashlib.blake2b(f"{seed}:{galaxy}".encode(), digest_size=8).digest()
+        for galaxy in galaxy_ids
     )
+    # As far as from 0 to 1, evenly spread over all galaxies.
+    places = np.array([int.from_bytes(digest) / 2**64 for digest in digests])
+    in_test = places >= 1 - test
+    in_validation = ~in_test & (places >= 1 - test - validation)
     return {
-        "train": np.flatnonzero(tenths < 8),
-        "validation": np.flatnonzero(tenths == 8),
-        "test": np.flatnonzero(tenths == 9),
+        "train": np.flatnonzero(~in_test & ~in_validation),
+        "validation": np.flatnonzero(in_validation),
+        "test": np.flatnonzero(in_test),
     }
 
 

@@ -14,6 +14,18 @@ from gzjax.errors import UserError
 from gzjax.tree import GALAXY_ZOO_2
 
 
+class Split(NamedTuple):
+    """Which galaxies are kept apart; see `catalog.split`."""
+
+    seed: int = 0
+    validation: float = 0.1
+    test: float = 0.1
+
+
+# One for validation, one for test.
+TENTHS = Split()
+
+
 class Data(NamedTuple):
     """The galaxies of a run; rows are positions in it.
 
@@ -67,7 +79,7 @@ def from_folder(
     images: str,
     crop: float,
     canvas: int,
-    split_seed: int = 0,
+    split: Split = TENTHS,
     decode: bool = False,
 ) -> Data:
     """Real galaxies: a table beside a folder of images; see `catalog.read_catalogue`.
@@ -78,7 +90,7 @@ def from_folder(
       images: name of the folder of images.
       crop: see `sources.read_image`.
       canvas: see `sources.read_image`.
-      split_seed: see `catalog.split`.
+      split: which galaxies are kept apart.
       decode: decode every image once to check it.
 
     Raises:
@@ -90,7 +102,7 @@ def from_folder(
         ids=ids,
         images=ImageFiles(galaxies["file"].tolist(), crop, canvas),
         fractions=galaxies[list(GALAXY_ZOO_2.columns)].to_numpy(np.float32),
-        splits=_split(ids, split_seed, str(root)),
+        splits=_split(ids, split, str(root)),
         left_out=left_out,
         label="real galaxies",
     )
@@ -103,7 +115,7 @@ def from_sky(
     crop: float,
     canvas: int,
     cache: Path,
-    split_seed: int = 0,
+    split: Split = TENTHS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Data:
     """Galaxies of the synthetic sky; see `sky.load_sky`.
@@ -114,7 +126,7 @@ def from_sky(
       crop: side of the central square that is drawn, as a fraction of the whole picture's.
       canvas: pixels a side.
       cache: folder where they are kept once drawn.
-      split_seed: see `catalog.split`.
+      split: which galaxies are kept apart.
       progress: called with (galaxies drawn, galaxies).
 
     Raises:
@@ -128,20 +140,20 @@ def from_sky(
         ids=ids,
         images=images,
         fractions=fractions,
-        splits=_split(ids, split_seed, "the synthetic sky"),
+        splits=_split(ids, split, "the synthetic sky"),
         left_out=pd.DataFrame(columns=list(catalog.LEFT_OUT_COLUMNS)),
         label="synthetic sky",
     )
 
 
-def from_pack(root: Path, *, crop: float, canvas: int, split_seed: int = 0) -> Data:
+def from_pack(root: Path, *, crop: float, canvas: int, split: Split = TENTHS) -> Data:
     """Galaxies of a pack, which are those that it was made from; see `pack.read`.
 
     Args:
       root: the pack's folder.
       crop: expected of the pack.
       canvas: expected of the pack.
-      split_seed: see `catalog.split`.
+      split: which galaxies are kept apart.
 
     Raises:
       UserError: no whole pack, of another crop or canvas, or too few galaxies to be split.
@@ -151,14 +163,14 @@ def from_pack(root: Path, *, crop: float, canvas: int, split_seed: int = 0) -> D
         ids=galaxies.ids,
         images=galaxies.images,
         fractions=galaxies.fractions,
-        splits=_split(galaxies.ids, split_seed, str(root)),
+        splits=_split(galaxies.ids, split, str(root)),
         left_out=galaxies.left_out,
         label=galaxies.label,
     )
 
 
-def _split(ids: Sequence[str], seed: int, where: str) -> dict[str, np.ndarray]:
-    splits = catalog.split(ids, seed)
+def _split(ids: Sequence[str], split: Split, where: str) -> dict[str, np.ndarray]:
+    splits = catalog.split(ids, *split)
     for name, rows in splits.items():
         if len(rows) == 0:
             raise UserError(
