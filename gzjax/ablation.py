@@ -28,7 +28,7 @@ flags.DEFINE_string("workdir", "runs/ablation", "Folder for all runs.")
 flags.DEFINE_string("report", "docs/ablation.md", "The table to write.")
 flags.DEFINE_integer("seeds", 3, "How many times each variant is trained.", 1)
 flags.DEFINE_integer("image_size", 128, "Pixels a side of what the network sees.", 16)
-flags.DEFINE_float("epochs", 20, "Passes over all training galaxies.", 0.1)
+flags.DEFINE_integer("epochs", 20, "Passes over all training galaxies.", 1)
 flags.DEFINE_bool("only_report", False, "Train nothing; write of what there is.")
 
 
@@ -62,11 +62,6 @@ VARIANTS = (
 SIZES = (500, 1000, 2000)
 
 
-def options_of(variant: Variant, seed: int, epochs: float) -> dict[str, Any]:
-    """All options of one run that differ from the recipe's."""
-    return {"seed": seed, "epochs": epochs, **variant.options}
-
-
 def train(options: Mapping[str, Any], workdir: Path) -> None:
     """One run, as a process of its own, unless it is done.
 
@@ -90,6 +85,18 @@ def train(options: Mapping[str, Any], workdir: Path) -> None:
 def result_file(split: str, views: int) -> str:
     """As `report.result_name` calls it."""
     return f"evaluate_{split}.json" if views == 1 else f"evaluate_{split}_{views}_views.json"
+
+
+def trained_on(workdir: Path) -> int:
+    """How many galaxies a run was trained on.
+
+    Raises:
+      UserError: it is not done.
+    """
+    file = workdir / result_file("test", 1)
+    if not file.exists():
+        raise UserError(f"{file}: not there yet; the recipe's own run has to be done first")
+    return json.loads(file.read_text())["training_galaxies"]
 
 
 def scores(workdirs: Sequence[Path], split: str, views: int, key: str = "rmse") -> np.ndarray:
@@ -154,7 +161,7 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     first = recipe[0] / result_file("validation", 1)
     result = json.loads(first.read_text())
     test = json.loads((recipe[0] / result_file("test", 1)).read_text())
-    everything = result["training_galaxies"]
+    everything = trained_on(recipe[0])
     sizes = [
         (size, scores(workdirs[str(size)], "test", VIEWS))
         for size in SIZES
@@ -197,22 +204,30 @@ def main(_arguments: Sequence[str]) -> None:
         common = {
             "data.root": options.data,
             "model.image_size": options.image_size,
+            "epochs": options.epochs,
             "evaluate.views": VIEWS,
-            "evaluate.every": max(1, round(options.epochs) // 2),
+            "evaluate.every": max(1, options.epochs // 2),
         }
-        sized = [
-            Variant(str(size), "training set", {"data.training_galaxies": size}) for size in SIZES
-        ]
         workdirs: dict[str, list[Path]] = {}
         # Seed by seed, so that a table can be had of all variants as soon as possible.
         for seed in range(options.seeds):
-            for variant in (*VARIANTS, *sized):
-                name = "".join(c if c.isalnum() else "-" for c in variant.name)
-                workdir = root / f"{name}_{seed}"
+            for variant in VARIANTS:
+                workdir = (
+                    root / f"{''.join(c if c.isalnum() else '-' for c in variant.name)}_{seed}"
+                )
                 workdirs.setdefault(variant.name, []).append(workdir)
                 if not options.only_report:
-                    epochs = options.epochs
-                    train(common | options_of(variant, seed, epochs), workdir)
+                    train(common | {"seed": seed, **variant.options}, workdir)
+            everything = trained_on(workdirs["recipe"][0])
+            for size in SIZES:
+                workdir = root / f"{size}_{seed}"
+                workdirs.setdefault(str(size), []).append(workdir)
+                if not options.only_report:
+                    # As many steps as with all of them.
+                    epochs = round(options.epochs * everything / size)
+                    fewer = {"data.training_galaxies": size, "epochs": epochs}
+                    fewer["evaluate.every"] = max(1, epochs // 2)
+                    train(common | {"seed": seed} | fewer, workdir)
         command = f"launch/ablation {' '.join(sys.argv[1:])}"
         Path(options.report).write_text(write_report(workdirs, f"Command: `{command}`") + "\n")
     except UserError as error:
