@@ -212,9 +212,8 @@ def main(_arguments: Sequence[str]) -> None:
         # Seed by seed, so that a table can be had of all variants as soon as possible.
         for seed in range(options.seeds):
             for variant in VARIANTS:
-                workdir = (
-                    root / f"{''.join(c if c.isalnum() else '-' for c in variant.name)}_{seed}"
-                )
+                name = "".join(c if c.isalnum() else "-" for c in variant.name)
+                workdir = root / f"{name}_{seed}"
                 workdirs.setdefault(variant.name, []).append(workdir)
                 if not options.only_report:
                     train(common | {"seed": seed, **variant.options}, workdir)
