@@ -6,6 +6,7 @@ A recipe in `configs/` starts from `default()` and says only what differs. The c
 
 import difflib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -250,3 +251,20 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
         if old.get(option) != new.get(option)
         and not any(option == free or option.startswith(f"{free}.") for free in FREE_TO_CHANGE)
     }
+
+
+def check_same_run(before: Mapping[str, Any], now: ConfigDict, workdir: Path) -> None:
+    """Checks that a config may go on with what another one began.
+
+    Raises:
+      UserError: they differ in more than what may change; lists the options.
+    """
+    changed = differences(before, now)
+    if changed:
+        listed = ", ".join(
+            f"{option} was {old!r}, now {new!r}" for option, (old, new) in changed.items()
+        )
+        raise UserError(
+            f"{workdir} holds a run with other options: {listed}. Use another --workdir, or the "
+            "options as they were"
+        )

@@ -340,3 +340,25 @@ def hold_on_devices(data: Data, sharding: NamedSharding, report: Report) -> Data
         images, readable = sources.read_all(data.images, progress)
     canvases = jax.make_array_from_callback(images.shape, sharding, lambda index: images[index])
     return data._replace(images=sources.OnDevices(images.shape, readable), canvases=canvases)
+
+
+def predict_split(
+    config: ConfigDict, parts: Parts, data: Data, split: str, weights: Weights, step: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and vote fractions of all galaxies of a split; see `evaluate.predict`."""
+    batches = pipeline.evaluation_batches(
+        data.split(split),
+        config.evaluate.batch_size,
+        threads=config.data.threads,
+        shard=jax.process_index(),
+        shards=jax.process_count(),
+    )
+    placed = on_devices(iter(batches), parts.by_galaxy, data.canvases)
+    return evaluate.predict(lambda batch: step(weights, batch), placed)
+
+
+def describe_devices() -> str:
+    """Such as `8 gpu devices (NVIDIA H100)`."""
+    devices = jax.devices()
+    plural = "s" * (len(devices) > 1)
+    return f"{len(devices)} {devices[0].platform} device{plural} ({devices[0].device_kind})"

@@ -68,7 +68,7 @@ def run() -> None:
     # Here, so that --help and a misspelt option need not wait for it.
     import jax
 
-    from gzjax import runs
+    from gzjax import runs, trained
 
     cache = cache_folder()
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
@@ -94,7 +94,7 @@ def run() -> None:
         for name in ("images", "output"):
             if not flags.FLAGS[name].value:
                 raise UserError(f"--mode predict: expected --{name}, too")
-        runs.run_prediction(
+        trained.run_prediction(
             overrides,
             workdirs,
             cache,
@@ -105,7 +105,7 @@ def run() -> None:
             flags.FLAGS.readable,
         )
     else:
-        runs.run_evaluation(
+        trained.run_evaluation(
             overrides,
             workdirs,
             cache,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console, Group
 from rich.progress import (
     BarColumn,
@@ -45,7 +46,8 @@ def summary_line(result: Mapping[str, Any]) -> str:
 
 def summary_table(result: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2) -> Group:
     """An evaluation as a table, a row for each question, with what the scores need around it."""
-    table = Table("question")
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(Column("question", no_wrap=True), box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("RMSE", "baseline", "ratio", "ECE", "right", "agreed", "right"):
         table.add_column(heading, justify="right")
 

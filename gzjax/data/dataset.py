@@ -71,6 +71,18 @@ class Data(NamedTuple):
         """See `catalog.fingerprint`; wherever the images are, a run on them is the same."""
         return catalog.fingerprint(self.ids, self.fractions)
 
+    def check_same(self, fingerprint: str, workdir: Path) -> None:
+        """Checks that the galaxies are those that a run was started on.
+
+        Raises:
+          UserError: they are not, so that order and splits would not be the same.
+        """
+        if fingerprint != self.fingerprint:
+            raise UserError(
+                f"{workdir} was started on other galaxies or vote fractions than there are now; "
+                "expected those, or another --workdir"
+            )
+
 
 def from_folder(
     root: Path,
