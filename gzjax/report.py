@@ -47,7 +47,7 @@ def summary_line(result: Mapping[str, Any]) -> str:
 def summary_table(result: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2) -> Group:
     """An evaluation as a table, a row for each question, with what the scores need around it."""
     # Narrow enough for a terminal of 80 columns.
-    table = Table(Column("question", no_wrap=True), box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(Column("question", no_wrap=True), box=box.SIMPLE_HEAD, padding=0)
     for heading in ("RMSE", "baseline", "ratio", "ECE", "right", "agreed", "right"):
         table.add_column(heading, justify="right")
 
