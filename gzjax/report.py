@@ -248,9 +248,7 @@ class Report:
             table_of_curves.writeheader()
             table_of_curves.writerows(curves)
         if self.writer is not None and result["split"] == "validation":
-            scores = {
-                name: value for name, value in result.items() if isinstance(value, int | float)
-            }
+            scores = {name: value for name, value in result.items() if isinstance(value, float)}
             questions = {
                 f"rmse_{name}": value for name, value in result["rmse_per_question"].items()
             }

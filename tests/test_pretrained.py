@@ -175,6 +175,38 @@ def test_conventions_follow_the_file(tmp_path):
     assert pretrained.Conventions.from_json(saved) == found
 
 
+def test_a_repository_on_the_hub_is_fetched_with_its_config(tmp_path, monkeypatch):
+    """The hub itself is stood in for: there is no network in tests."""
+    save_file(tiny_tensors(), tmp_path / "model.safetensors")
+    about = {"architecture": "efficientnet_b0", "pretrained_cfg": {"mean": [0.4, 0.5, 0.6]}}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    asked = []
+
+    def fetch(repository, name):
+        asked.append((repository, name))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    found = pretrained.read("timm/efficientnet_b0.ra_in1k", "efficientnet-tiny")
+    assert found.conventions == PYTORCH._replace(mean=(0.4, 0.5, 0.6))
+    assert set(asked) == {
+        ("timm/efficientnet_b0.ra_in1k", "config.json"),
+        ("timm/efficientnet_b0.ra_in1k", "model.safetensors"),
+    }
+
+
+def test_no_network_is_told_in_one_line(monkeypatch):
+    def fetch(_repository, _name):
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    with pytest.raises(
+        UserError, match=r"tf_efficientnet_b3\.ns_jft_in1k could not be fetched"
+    ) as e:
+        pretrained.read("imagenet", "efficientnet-b3")
+    assert "\n" not in str(e.value)
+
+
 def test_weights_of_another_network_are_told_by_name():
     tensors = tiny_tensors()
     drawn = jax.eval_shape(models.build("efficientnet-tiny").init, jax.random.key(0))

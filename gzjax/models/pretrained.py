@@ -31,6 +31,10 @@ ON_THE_HUB = {
 }
 
 
+# Files of weights: safetensors', and PyTorch's.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
 class Conventions(NamedTuple):
     """What a network has to do the way that its weights were trained; see `models.build`."""
 
@@ -100,9 +104,6 @@ def read(weights: str, network: str, conventions: str = "auto") -> Published:
     if conventions != "auto":
         return Published(tensors, {"tensorflow": TENSORFLOW, "pytorch": PYTORCH}[conventions])
     return Published(tensors, conventions_of(path, tensors, network))
-
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def read_file(path: Path) -> dict[str, np.ndarray]:
