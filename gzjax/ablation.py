@@ -1,9 +1,10 @@
 """What each choice of the recipe is worth: trains every variant, and writes the table.
 
-    launch/ablation --data FOLDER --workdir runs/ablation --report docs/ablation.md
+    launch/ablation --data FOLDER --workdir runs/ablation --report docs/ablation.md [OPTION=VALUE ...]
 
-FOLDER is in the challenge's layout. Every run goes on where it was interrupted, and those that are
-done are not repeated, so the same command may be given as often as it takes.
+FOLDER is in the challenge's layout; options are set for all runs, such as data.on_device=True. Every
+run goes on where it was interrupted, and those that are done are not repeated, so the same command
+may be given as often as it takes.
 """
 
 import json
@@ -194,7 +195,7 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     )
 
 
-def main(_arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Trains what is not trained yet, then writes the report."""
     options = flags.FLAGS
     try:
@@ -208,6 +209,11 @@ def main(_arguments: Sequence[str]) -> None:
             "evaluate.views": VIEWS,
             "evaluate.every": max(1, options.epochs // 2),
         }
+        for argument in arguments[1:]:
+            name, equals, value = argument.partition("=")
+            if not equals:
+                raise UserError(f"expected OPTION=VALUE, found {argument}")
+            common[name] = value
         workdirs: dict[str, list[Path]] = {}
         # Seed by seed, so that a table can be had of all variants as soon as possible.
         for seed in range(options.seeds):
