@@ -1,10 +1,10 @@
 """What each choice of the recipe is worth: trains every variant, and writes the table.
 
-    launch/ablation --data FOLDER --workdir runs/ablation --report docs/ablation.md [OPTION=VALUE ...]
+    launch/ablation --data FOLDER --workdir runs/ablation --report docs/ablation.md [OPTION=VALUE]
 
-FOLDER is in the challenge's layout; options are set for all runs, such as data.on_device=True. Every
-run goes on where it was interrupted, and those that are done are not repeated, so the same command
-may be given as often as it takes.
+FOLDER is in the challenge's layout; options, such as data.on_device=True, are set for all runs.
+Every run goes on where it was interrupted, and those that are done are not repeated, so the same
+command may be given as often as it takes.
 """
 
 import json
