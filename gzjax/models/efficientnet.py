@@ -6,13 +6,14 @@ SiLU, and neither stem nor head nor the first and last stage's depth scaled.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gzjax.models import convolution
+from gzjax.models import convolution, normalisation
 
 
 class Variant(NamedTuple):
@@ -185,7 +186,7 @@ class Block(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         block, details = self.plan, self.details
         wide = block.inputs * block.expansion
-        activation = nn.relu6 if self.lite else nn.silu
+        activation = nn.relu6 if self.lite else silu(details)
         shortcut = images
         if block.expansion != 1:
             images = Convolution(1, wide, details=details, name="expand")(images)
@@ -225,7 +226,7 @@ class EfficientNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         variant, details = self.variant, self.details
-        activation = nn.relu6 if variant.lite else nn.silu
+        activation = nn.relu6 if variant.lite else silu(details)
 
         def learns(name: str) -> bool:
             return train and depth_of(name) >= self.frozen
@@ -255,12 +256,18 @@ class EfficientNet(nn.Module):
         )(features)
 
 
-def norm(name: str, details: Details, train: bool) -> nn.BatchNorm:
+def norm(name: str, details: Details, train: bool) -> nn.Module:
     """Batch norm; its statistics are float32 whatever the images are."""
-    return nn.BatchNorm(
+    layer = nn.BatchNorm if details.depthwise == "xla" else normalisation.BatchNorm
+    return layer(
         use_running_average=not train,
         momentum=details.norm_momentum,
         epsilon=details.norm_epsilon,
         dtype=details.dtype,
         name=name,
     )
+
+
+def silu(details: Details) -> Callable[[jax.Array], jax.Array]:
+    """SiLU, in the form that suits the platform."""
+    return nn.silu if details.depthwise == "xla" else normalisation.silu
