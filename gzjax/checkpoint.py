@@ -122,8 +122,8 @@ class Checkpoints:
             "about"
         ]
 
-    def average(self, step: int) -> Weights:
-        """The moving average of the weights of a step, on the host; of a run of any tree."""
+    def weights(self, step: int) -> tuple[Weights, Weights]:
+        """The weights of a step and their moving average, on the host; of a run of any tree."""
         saved = self.manager.item_metadata(step)["state"].tree
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
@@ -131,8 +131,8 @@ class Checkpoints:
             ),
             saved,
         )
-        average = self.restore(step, like)["average"]
-        return Weights(*(jax.device_get(average[part]) for part in Weights._fields))
+        state = jax.device_get(self.restore(step, like))
+        return Weights(**state["weights"]), Weights(**state["average"])
 
     def restore(self, step: int, like: Any, batches: grain.DatasetIterator | None = None) -> Any:
         """The train state of a step; `batches`, if given, is set to its place.

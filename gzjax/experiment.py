@@ -107,7 +107,7 @@ def origin(config: ConfigDict) -> Origin:
             best = checkpoints.best()
             if best is None:
                 raise UserError(f"--config.model.weights: {folder}: no finished checkpoint there")
-            about, found = checkpoints.about(best), checkpoints.average(best)
+            about, (_, found) = checkpoints.about(best), checkpoints.weights(best)
         theirs = about["config"]["model"]["name"]
         if theirs != name:
             raise UserError(

@@ -89,6 +89,7 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
                 "split": split,
                 "step": step,
                 "views": views,
+                "networks": 1,
                 "data": data.label,
                 "training_galaxies": len(data.splits["train"]),
             }

@@ -26,12 +26,14 @@ class Member(NamedTuple):
 
     about: config, conventions and fingerprint of the data, as they were saved.
     weights: the moving average, of the step that was best on validation.
+    raw: the weights that it is the average of.
     """
 
     workdir: Path
     config: ConfigDict
     parts: Parts
     weights: Weights
+    raw: Weights
     step: int
     about: Mapping[str, Any]
 
@@ -63,8 +65,8 @@ def load_member(workdir: Path, overrides: Mapping[str, Any]) -> Member:
         parts = experiment.build(
             config, config.batch_size, Conventions.from_json(about["conventions"])
         )
-        weights = jax.device_put(checkpoints.average(best), parts.replicated)
-    return Member(workdir, config, parts, weights, best, about)
+        raw, weights = jax.device_put(checkpoints.weights(best), parts.replicated)
+    return Member(workdir, config, parts, weights, raw, best, about)
 
 
 def load_same_data(
@@ -153,6 +155,10 @@ def run_evaluation(
             "data": first.label,
             "training_galaxies": len(first.splits["train"]),
         }
+        if count == 1 and len(members) == 1 and members[0].config.average.decay:
+            alone = members[0]._replace(weights=members[0].raw)
+            _, (unaveraged,) = predict_all([alone], data, split, count)
+            result["raw_rmse"] = metrics.rmse(unaveraged, observed)
         mixed = ensemble.mix(predicted, weights)
         summary = metrics.summary(mixed, observed, first.training_mean)
         report.evaluated(result | summary, table=True)

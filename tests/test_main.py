@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,11 +43,11 @@ def command(cache: Path, *arguments: object) -> list[str]:
     ]
 
 
-def run(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(cache: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(cache, *arguments),
         cwd=ROOT,
-        env=environment(),
+        env=environment() | variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -76,11 +77,20 @@ def assert_identical(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
 
 
 @pytest.fixture(scope="module")
-def finished(cache, tmp_path_factory):
-    """A run that nothing disturbed: (workdir, what it printed)."""
+def undisturbed(cache, tmp_path_factory):
+    """A run that nothing disturbed: (workdir, the process)."""
     workdir = tmp_path_factory.mktemp("finished")
-    done = run(cache, "--workdir", workdir, EPOCHS)
+    done = run(
+        cache, "--workdir", workdir, EPOCHS, JAX_LOG_COMPILES="1", JAX_LOGGING_LEVEL="WARNING"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done
+
+
+@pytest.fixture(scope="module")
+def finished(undisturbed):
+    """The same: (workdir, what it printed)."""
+    workdir, done = undisturbed
     return workdir, done.stdout
 
 
@@ -108,6 +118,12 @@ def test_a_run_says_what_it_does_and_writes_what_it_measured(finished):
     np.testing.assert_allclose(weights, 1, rtol=1e-5)
     assert pd.read_csv(workdir / "validation.csv")["step"].tolist() == [8, 16, 24, 32]
     assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_each_step_is_compiled_once_in_a_run(undisturbed):
+    compiled = re.findall(r"^WARNING.* Compiling jit\((\w+)\)", undisturbed[1].stderr, re.M)
+    assert compiled.count("train_step") == 1
+    assert compiled.count("predict_step") == 1
 
 
 def test_training_learns(finished):

@@ -25,9 +25,9 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from gzjax.bench import SUBJECTS
 from gzjax.errors import UserError
 
-SUBJECTS = ("step", "input", "e2e", "predict", "augment", "start", "scaling", "peer")
 RECIPE = Path(__file__).resolve().parent.parent.parent / "configs" / "sky.py"
 
 config_flags.DEFINE_config_file("config", str(RECIPE), "The recipe.")

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from gzjax import augment, experiment, train
 from gzjax.augment import Views
-from gzjax.bench import timing
+from gzjax.bench import SUBJECTS, timing
 from gzjax.data import packing, pipeline
 from gzjax.data.dataset import Data
 from gzjax.data.sources import Galaxies
@@ -372,7 +372,7 @@ def simulated_scaling() -> list[Row]:
     flag = "--xla_force_host_platform_device_count=8"
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "scaling.json"
-        arguments = [argument for argument in sys.argv[1:] if argument.startswith("--")]
+        arguments = [argument for argument in sys.argv[1:] if argument not in SUBJECTS]
         subprocess.run(
             [sys.executable, "-m", "gzjax.bench", "scaling", *arguments, "--output", str(output)],
             env=os.environ
