@@ -4,13 +4,17 @@
 
 FOLDER is in the challenge's layout; options, such as data.on_device=True, are set for all runs.
 Every run goes on where it was interrupted, and those that are done are not repeated, so the same
-command may be given as often as it takes.
+command may be given as often as it takes. With several devices, give each a part of the runs
+(--share 1/8 to --share 8/8), then write the page with --only_report.
 """
 
+import ast
 import json
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +22,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
+from gzjax import config as configs
+from gzjax import experiment
 from gzjax.errors import UserError
+from gzjax.report import Report
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "gz2.py"
 CHALLENGE_TRAINING = 49_262  # eight tenths of the challenge's 61,578 galaxies
 VIEWS = 16
+MARK = "<!-- What follows is written by launch/ablation. -->"
 
 flags.DEFINE_string("data", None, "Folder of real galaxies in the challenge's layout.")
 flags.DEFINE_string("workdir", "runs/ablation", "Folder for all runs.")
@@ -30,6 +38,7 @@ flags.DEFINE_string("report", "docs/ablation.md", "The table to write.")
 flags.DEFINE_integer("seeds", 3, "How many times each variant is trained.", 1)
 flags.DEFINE_integer("image_size", 128, "Pixels a side of what the network sees.", 16)
 flags.DEFINE_integer("epochs", 20, "Passes over all training galaxies.", 1)
+flags.DEFINE_string("share", "1/1", "Which runs to do: 2/8 is the second of eight parts.")
 flags.DEFINE_bool("only_report", False, "Train nothing; write of what there is.")
 
 
@@ -88,16 +97,74 @@ def result_file(split: str, views: int) -> str:
     return f"evaluate_{split}.json" if views == 1 else f"evaluate_{split}_{views}_views.json"
 
 
-def trained_on(workdir: Path) -> int:
-    """How many galaxies a run was trained on.
+class Run(NamedTuple):
+    """One training of one variant, or on one number of galaxies."""
+
+    name: str
+    options: Mapping[str, Any]
+    workdir: Path
+
+
+def planned_runs(
+    common: Mapping[str, Any], seeds: int, training_galaxies: int, root: Path
+) -> list[Run]:
+    """All runs, seed by seed, so that a table can be had of all variants as soon as possible.
+
+    Args:
+      common: options of all of them.
+      seeds: how many times each variant is trained.
+      training_galaxies: how many there are; fewer are trained on for as many steps.
+      root: folder for all runs.
+    """
+    runs = []
+    for seed in range(seeds):
+        for variant in VARIANTS:
+            folder = "".join(c if c.isalnum() else "-" for c in variant.name)
+            options = {**common, "seed": seed, **variant.options}
+            runs.append(Run(variant.name, options, root / f"{folder}_{seed}"))
+        for size in (size for size in SIZES if size < training_galaxies):
+            epochs = round(common["epochs"] * training_galaxies / size)
+            options = {
+                **common,
+                "seed": seed,
+                "data.training_galaxies": size,
+                "epochs": epochs,
+                "evaluate.every": max(1, epochs // 2),
+            }
+            runs.append(Run(str(size), options, root / f"{size}_{seed}"))
+    return runs
+
+
+def count_training_galaxies(common: Mapping[str, Any]) -> int:
+    """How many galaxies the recipe trains on.
 
     Raises:
-      UserError: it is not done.
+      UserError: there is something wrong with them.
     """
-    file = workdir / result_file("test", 1)
-    if not file.exists():
-        raise UserError(f"{file}: not there yet; the recipe's own run has to be done first")
-    return json.loads(file.read_text())["training_galaxies"]
+    config = runpy.run_path(str(RECIPE))["get_config"]()
+    unknown = common.keys() - dict(configs.flatten(config)).keys()
+    if unknown:
+        raise UserError(f"{', '.join(sorted(unknown))}: {RECIPE.name} has no such option")
+    try:
+        config.update_from_flattened_dict(common)
+    except TypeError as error:
+        raise UserError(f"options of {RECIPE.name}: {error}") from error
+    configs.check(config)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Report(Path(folder), loud=False)
+        return len(experiment.load_data(config, Path(folder), False, report).splits["train"])
+
+
+def share(text: str) -> tuple[int, int]:
+    """(which, of how many) from such as 2/8.
+
+    Raises:
+      UserError: something else.
+    """
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"--share: expected such as 2/8, found {text}")
+    return int(part), int(parts)
 
 
 def scores(workdirs: Sequence[Path], split: str, views: int, key: str = "rmse") -> np.ndarray:
@@ -132,6 +199,9 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     Args:
       workdirs: {variant or number of galaxies: its runs, a seed each, the recipe's first}.
       about: what was trained, and by which command.
+
+    Raises:
+      UserError: the first run of the recipe is not done.
     """
     recipe = workdirs["recipe"]
     base = scores(recipe, "validation", 1)
@@ -160,13 +230,15 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
         ["views", f"{VIEWS}", shown(many), shown(many - base, "+")],
     ]
     first = recipe[0] / result_file("validation", 1)
+    if not first.exists():
+        raise UserError(f"{first}: not there yet; the recipe's own run has to be done first")
     result = json.loads(first.read_text())
     test = json.loads((recipe[0] / result_file("test", 1)).read_text())
-    everything = trained_on(recipe[0])
+    everything = test["training_galaxies"]
     sizes = [
         (size, scores(workdirs[str(size)], "test", VIEWS))
         for size in SIZES
-        if len(scores(workdirs[str(size)], "test", VIEWS))
+        if len(scores(workdirs.get(str(size), ()), "test", VIEWS))
     ] + [(everything, scores(recipe, "test", VIEWS))]
     lines = [["training galaxies", "test RMSE, 16 views"]]
     lines += [[f"{size:,}", shown(values)] for size, values in sizes]
@@ -195,6 +267,12 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     )
 
 
+def update(file: Path, report: str) -> None:
+    """Writes the report below what people have written, if anything, above `MARK`."""
+    before, mark, _ = file.read_text().partition(MARK) if file.exists() else ("", "", "")
+    file.write_text((before if mark else "") + f"{MARK}\n\n{report}\n")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Trains what is not trained yet, then writes the report."""
     options = flags.FLAGS
@@ -213,28 +291,23 @@ def main(arguments: Sequence[str]) -> None:
             name, equals, value = argument.partition("=")
             if not equals:
                 raise UserError(f"expected OPTION=VALUE, found {argument}")
-            common[name] = value
+            try:
+                common[name] = ast.literal_eval(value)
+            except (SyntaxError, ValueError):  # a word
+                common[name] = value
+        runs = planned_runs(common, options.seeds, count_training_galaxies(common), root)
+        part, parts = share(options.share)
+        if not options.only_report:
+            for run in runs[part - 1 :: parts]:
+                train(run.options, run.workdir)
+        if parts > 1 and not options.only_report:
+            return
         workdirs: dict[str, list[Path]] = {}
-        # Seed by seed, so that a table can be had of all variants as soon as possible.
-        for seed in range(options.seeds):
-            for variant in VARIANTS:
-                name = "".join(c if c.isalnum() else "-" for c in variant.name)
-                workdir = root / f"{name}_{seed}"
-                workdirs.setdefault(variant.name, []).append(workdir)
-                if not options.only_report:
-                    train(common | {"seed": seed, **variant.options}, workdir)
-            everything = trained_on(workdirs["recipe"][0])
-            for size in SIZES:
-                workdir = root / f"{size}_{seed}"
-                workdirs.setdefault(str(size), []).append(workdir)
-                if not options.only_report:
-                    # As many steps as with all of them.
-                    epochs = round(options.epochs * everything / size)
-                    fewer = {"data.training_galaxies": size, "epochs": epochs}
-                    fewer["evaluate.every"] = max(1, epochs // 2)
-                    train(common | {"seed": seed} | fewer, workdir)
-        command = f"launch/ablation {' '.join(sys.argv[1:])}"
-        Path(options.report).write_text(write_report(workdirs, f"Command: `{command}`") + "\n")
+        for run in runs:
+            workdirs.setdefault(run.name, []).append(run.workdir)
+        arguments = [argument for argument in sys.argv[1:] if argument != "--only_report"]
+        about = f"Command: `launch/ablation {' '.join(arguments)}`"
+        update(Path(options.report), write_report(workdirs, about))
     except UserError as error:
         print(f"gzjax: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,5 +58,35 @@ def test_the_page_says_what_was_found(tmp_path):
 def test_what_is_missing_is_a_dash_and_no_recipe_an_error(tmp_path):
     assert ablation.shown(np.array([])) == "-"
     assert ablation.shown(np.array([0.1])) == "0.1000"
+    nothing = {variant.name: [tmp_path] for variant in ablation.VARIANTS}
     with pytest.raises(UserError, match="not there yet"):
-        ablation.trained_on(tmp_path)
+        ablation.write_report(nothing, "")
+
+
+def test_every_run_belongs_to_one_share():
+    runs = ablation.planned_runs({"epochs": 4, "data.root": "x"}, 2, 3000, Path("runs"))
+    assert len({run.workdir for run in runs}) == len(runs) == 2 * (len(ablation.VARIANTS) + 3)
+    (fewer,) = [run for run in runs if run.workdir.name == "500_1"]
+    assert fewer.options["epochs"] == 24  # as many steps
+    assert fewer.options["data.training_galaxies"] == 500
+    assert ablation.share("2/8") == (2, 8)
+    for mistake in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(UserError, match="--share: expected such as 2/8"):
+            ablation.share(mistake)
+
+
+def test_training_galaxies_are_counted_and_options_checked():
+    sky = {"data.kind": "sky", "data.galaxies": 40, "data.canvas": 16}
+    assert 20 < ablation.count_training_galaxies(sky) <= 40
+    with pytest.raises(UserError, match=r"data.canvass: gz2\.py has no such option"):
+        ablation.count_training_galaxies(sky | {"data.canvass": 16})
+    with pytest.raises(UserError, match=r"options of gz2\.py: .*str"):
+        ablation.count_training_galaxies(sky | {"data.canvas": "wide"})
+
+
+def test_what_people_wrote_above_the_report_stays(tmp_path):
+    file = tmp_path / "ablation.md"
+    ablation.update(file, "first")
+    file.write_text("Conclusions.\n\n" + file.read_text())
+    ablation.update(file, "second")
+    assert file.read_text() == f"Conclusions.\n\n{ablation.MARK}\n\nsecond\n"

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str]) -> None:
     options = flags.FLAGS
     chosen = arguments[1:] or SUBJECTS
     unknown = [name for name in chosen if name not in SUBJECTS]
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    # On a GPU, leaves the memory that is not needed to whom gzjax is compared with.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         if unknown:
             raise UserError(f"expected some of {', '.join(SUBJECTS)}; found {', '.join(unknown)}")
@@ -90,6 +94,8 @@ def run(chosen: Sequence[str], options: Any) -> None:
         "command": f"python -m gzjax.bench {' '.join(sys.argv[1:])}",
     }
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), markup=False)
     measure: dict[str, Callable[[subjects.Settings], list[subjects.Row]]] = {
         name: getattr(subjects, f"measure_{name}") for name in SUBJECTS if name != "peer"
@@ -102,7 +108,7 @@ def run(chosen: Sequence[str], options: Any) -> None:
     for name in chosen:
         try:
             figures[name] = measure[name](settings)
-        except (ImportError, OSError) as error:
+        except ImportError as error:
             if name != "peer":
                 raise
             console.print(f"peer: PyTorch or geffnet is missing ({error})", markup=False)

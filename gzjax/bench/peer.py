@@ -1,7 +1,9 @@
 """The same network in PyTorch, on the same device, in the same run."""
 
+import multiprocessing
 import os
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -20,19 +22,26 @@ def measure_peer(settings: Settings) -> list[Row]:
     Raises:
       ImportError: torch or geffnet are missing.
     """
+    gpu = jax.default_backend() == "gpu"
+    layouts = ("channels_last",) if gpu else ("channels_last", "contiguous")
     rows = []
     for config in subjects.combinations(settings):
-        theirs = torch_steps(config)
+        players = [Player(config, layout, gpu) for layout in layouts]
+        theirs: dict[str, Callable[[], Any]] = {player.name: player for player in players}
         calls: dict[str, Callable[[], Any]] = {"gzjax": subjects.Step(config), **theirs}
         measured = timing.in_turns(calls, settings.repeats)
+        for player in players:
+            player.stop()
         medians = {name: seconds.median for name, seconds in measured.items()}
         best = min(theirs, key=lambda name: medians[name])
-        for name, median in medians.items():
+        for name, seconds in measured.items():
             rows.append(
                 subjects.named(config)
                 | {
                     "who": name,
-                    "images/s": config.batch_size / median,
+                    "images/s": config.batch_size / seconds.median,
+                    "slowest": config.batch_size / seconds.most,
+                    "fastest": config.batch_size / seconds.least,
                     "gzjax against it": medians[name] / medians["gzjax"],
                     "": "PyTorch's best" if name == best else "",
                 }
@@ -40,44 +49,84 @@ def measure_peer(settings: Settings) -> list[Row]:
     return rows
 
 
-def torch_steps(config: ConfigDict) -> dict[str, Callable[[], Any]]:
-    """PyTorch's train step in each form that may be its fastest."""
+class Player:
+    """PyTorch's train step in a process of its own, to be called like a function.
+
+    In one process, the threads of one library would wait busily, and its memory lie in the way,
+    while the other's turn is measured: there both lose up to half of their speed.
+
+    Args:
+      config: names network, size, batch and type.
+      layout: `channels_last` or `contiguous`.
+      gpu: whether to compute on a GPU.
+
+    Raises:
+      ImportError: torch or geffnet are missing.
+    """
+
+    def __init__(self, config: ConfigDict, layout: str, gpu: bool):
+        spawning = multiprocessing.get_context("spawn")
+        self.connection, theirs = spawning.Pipe()
+        self.process = spawning.Process(target=_play, args=(theirs, config, layout, gpu))
+        self.process.start()
+        answer = self.connection.recv()
+        if isinstance(answer, Exception):
+            raise ImportError(str(answer))
+        self.name = answer
+
+    def __call__(self) -> None:
+        self.connection.send("step")
+        self.connection.recv()
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.connection.send("stop")
+        self.process.join()
+
+
+def _play(connection: Connection, config: ConfigDict, layout: str, gpu: bool) -> None:
+    """What a player's process does: a step whenever it is told to."""
+    try:
+        name, step = torch_step(config, layout, gpu)
+    except (ImportError, OSError) as error:
+        connection.send(error)
+        return
+    connection.send(name)
+    while connection.recv() == "step":
+        step()
+        connection.send("done")
+
+
+def torch_step(config: ConfigDict, layout: str, gpu: bool) -> tuple[str, Callable[[], None]]:
+    """PyTorch's name and version, and its train step."""
     import geffnet
     import torch
 
     name, size, batch = config.model.name, config.model.image_size, config.batch_size
-    cuda = torch.cuda.is_available() and jax.default_backend() == "gpu"
-    device = "cuda" if cuda else "cpu"
-    if not cuda:
+    device = "cuda" if gpu else "cpu"
+    if not gpu:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-    layouts = {"channels_last": torch.channels_last}
-    if not cuda:
-        layouts["contiguous"] = torch.contiguous_format
-    steps: dict[str, Callable[[], Any]] = {}
-    for layout, memory_format in layouts.items():
-        network = geffnet.create_model(
-            ("tf_" if "lite" in name else "") + name.replace("-", "_"),
-            num_classes=37,
-            drop_rate=0.2,
-            drop_connect_rate=config.model.stochastic_depth,
-        )
-        network = network.to(device, memory_format=memory_format).train()
-        compiled = torch.compile(network) if cuda else network
-        optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
-        images = torch.rand(batch, 3, size, size, device=device).to(memory_format=memory_format)
-        labels = torch.rand(batch, 37, device=device)
-        half = config.model.dtype == "bfloat16"
+    formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+    network = geffnet.create_model(
+        ("tf_" if "lite" in name else "") + name.replace("-", "_"),
+        num_classes=37,
+        drop_rate=0.2,
+        drop_connect_rate=config.model.stochastic_depth,
+    )
+    network = network.to(device, memory_format=formats[layout]).train()
+    compiled = torch.compile(network) if gpu else network
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    images = torch.rand(batch, 3, size, size, device=device).to(memory_format=formats[layout])
+    labels = torch.rand(batch, 37, device=device)
+    half = config.model.dtype == "bfloat16"
 
-        def step(
-            compiled=compiled, optimiser=optimiser, images=images, labels=labels, half=half
-        ) -> None:
-            optimiser.zero_grad(set_to_none=True)
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                loss = torch.nn.functional.mse_loss(compiled(images).float(), labels)
-            loss.backward()
-            optimiser.step()
-            if cuda:
-                torch.cuda.synchronize()
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = torch.nn.functional.mse_loss(compiled(images).float(), labels)
+        loss.backward()
+        optimiser.step()
+        if gpu:
+            torch.cuda.synchronize()
 
-        steps[f"PyTorch {torch.__version__}, {layout}"] = step
-    return steps
+    return f"PyTorch {torch.__version__}, {layout}", step
