@@ -12,6 +12,7 @@ import ast
 import json
 import os
 import runpy
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app, flags
+from ml_collections import ConfigDict
 
 from gzjax import config as configs
 from gzjax import experiment
@@ -28,7 +30,7 @@ from gzjax.errors import UserError
 from gzjax.report import Report
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "gz2.py"
-CHALLENGE_TRAINING = 49_262  # eight tenths of the challenge's 61,578 galaxies
+CHALLENGE_TRAINING = 55_420  # of the challenge's 61,578 galaxies, a tenth being kept apart
 VIEWS = 16
 MARK = "<!-- What follows is written by launch/ablation. -->"
 
@@ -76,10 +78,15 @@ def train(options: Mapping[str, Any], workdir: Path) -> None:
     """One run, as a process of its own, unless it is done.
 
     Raises:
-      UserError: it failed.
+      UserError: it failed or was stopped, or the folder holds a run with other options.
     """
-    if (workdir / result_file("test", VIEWS)).exists():
+    file, written = workdir / "ablation.json", json.dumps(options, indent=2, sort_keys=True)
+    if file.exists() and file.read_text() != written:
+        raise UserError(f"{file}: a run with other options; expected\n{written}")
+    if is_done(workdir):
         return
+    workdir.mkdir(parents=True, exist_ok=True)
+    file.write_text(written)
     print(f"ablation: {workdir.name}", flush=True)
     arguments = [f"--config.{name}={value}" for name, value in options.items()]
     done = subprocess.run(
@@ -90,6 +97,13 @@ def train(options: Mapping[str, Any], workdir: Path) -> None:
     )
     if done.returncode:
         raise UserError(f"{workdir}: training ended with status {done.returncode}, see above")
+    if not is_done(workdir):
+        raise UserError(f"{workdir}: training was stopped; the same command goes on from there")
+
+
+def is_done(workdir: Path) -> bool:
+    """Whether a run has reached its end: this is the last that it writes."""
+    return (workdir / result_file("test", VIEWS)).exists()
 
 
 def result_file(split: str, views: int) -> str:
@@ -106,7 +120,7 @@ class Run(NamedTuple):
 
 
 def planned_runs(
-    common: Mapping[str, Any], seeds: int, training_galaxies: int, root: Path
+    common: Mapping[str, Any], seeds: int, training_galaxies: int, warmup: float, root: Path
 ) -> list[Run]:
     """All runs, seed by seed, so that a table can be had of all variants as soon as possible.
 
@@ -114,6 +128,7 @@ def planned_runs(
       common: options of all of them.
       seeds: how many times each variant is trained.
       training_galaxies: how many there are; fewer are trained on for as many steps.
+      warmup: of the recipe, in epochs.
       root: folder for all runs.
     """
     runs = []
@@ -129,17 +144,18 @@ def planned_runs(
                 "seed": seed,
                 "data.training_galaxies": size,
                 "epochs": epochs,
+                "optim.warmup": warmup * training_galaxies / size,
                 "evaluate.every": max(1, epochs // 2),
             }
             runs.append(Run(str(size), options, root / f"{size}_{seed}"))
     return runs
 
 
-def count_training_galaxies(common: Mapping[str, Any]) -> int:
-    """How many galaxies the recipe trains on.
+def recipe_with(common: Mapping[str, Any]) -> ConfigDict:
+    """The recipe's config, with options for all runs.
 
     Raises:
-      UserError: there is something wrong with them.
+      UserError: options that there are not.
     """
     config = runpy.run_path(str(RECIPE))["get_config"]()
     unknown = common.keys() - dict(configs.flatten(config)).keys()
@@ -150,6 +166,15 @@ def count_training_galaxies(common: Mapping[str, Any]) -> int:
     except TypeError as error:
         raise UserError(f"options of {RECIPE.name}: {error}") from error
     configs.check(config)
+    return config
+
+
+def count_training_galaxies(config: ConfigDict) -> int:
+    """How many galaxies a recipe trains on.
+
+    Raises:
+      UserError: there is something wrong with them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Report(Path(folder), loud=False)
         return len(experiment.load_data(config, Path(folder), False, report).splits["train"])
@@ -167,14 +192,23 @@ def share(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def scores(workdirs: Sequence[Path], split: str, views: int, key: str = "rmse") -> np.ndarray:
-    """float[runs that are done]: one score of each."""
-    files = [workdir / result_file(split, views) for workdir in workdirs]
-    return np.array([json.loads(file.read_text())[key] for file in files if file.exists()])
+def scores(workdirs: Sequence[Path], split: str, views: int, key: str = "rmse") -> dict[int, float]:
+    """{seed: one score} of the runs that are done."""
+    return {
+        seed: json.loads((workdir / result_file(split, views)).read_text())[key]
+        for seed, workdir in enumerate(workdirs)
+        if is_done(workdir)
+    }
 
 
-def shown(values: np.ndarray, sign: str = "") -> str:
+def differences(some: Mapping[int, float], others: Mapping[int, float]) -> dict[int, float]:
+    """{seed: how much more} for the seeds that both have."""
+    return {seed: some[seed] - others[seed] for seed in some.keys() & others.keys()}
+
+
+def shown(by_seed: Mapping[int, float], sign: str = "") -> str:
     """Mean and standard deviation over seeds, or a dash."""
+    values = np.array(list(by_seed.values()))
     if len(values) == 0:
         return "-"
     spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
@@ -208,14 +242,12 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     rows = [["what", "variant", "validation", "against the recipe", "16 views", "test, 16 views"]]
     for variant in VARIANTS:
         found = scores(workdirs[variant.name], "validation", 1)
-        paired = min(len(found), len(base))
-        difference = found[:paired] - base[:paired]
         rows.append(
             [
                 variant.question,
                 variant.name,
                 shown(found),
-                "" if variant.name == "recipe" else shown(difference, "+"),
+                "" if variant.name == "recipe" else shown(differences(found, base), "+"),
                 shown(scores(workdirs[variant.name], "validation", VIEWS)),
                 shown(scores(workdirs[variant.name], "test", VIEWS)),
             ]
@@ -225,13 +257,18 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     free = [
         ["what", "variant", "validation", "against the recipe"],
         ["weights", "moving average (recipe)", shown(base), ""],
-        ["weights", "as they are after the last step", shown(raw), shown(raw - base, "+")],
+        [
+            "weights",
+            "as they are after the last step",
+            shown(raw),
+            shown(differences(raw, base), "+"),
+        ],
         ["views", "1", shown(base), ""],
-        ["views", f"{VIEWS}", shown(many), shown(many - base, "+")],
+        ["views", f"{VIEWS}", shown(many), shown(differences(many, base), "+")],
     ]
     first = recipe[0] / result_file("validation", 1)
-    if not first.exists():
-        raise UserError(f"{first}: not there yet; the recipe's own run has to be done first")
+    if not is_done(recipe[0]):
+        raise UserError(f"{recipe[0]}: not done yet; the recipe's own run has to be, first")
     result = json.loads(first.read_text())
     test = json.loads((recipe[0] / result_file("test", 1)).read_text())
     everything = test["training_galaxies"]
@@ -242,7 +279,10 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     ] + [(everything, scores(recipe, "test", VIEWS))]
     lines = [["training galaxies", "test RMSE, 16 views"]]
     lines += [[f"{size:,}", shown(values)] for size, values in sizes]
-    a, b = fit_power_law([size for size, _ in sizes], [values.mean() for _, values in sizes])
+    a, b = fit_power_law(
+        [size for size, _ in sizes],
+        [statistics.mean(by_seed.values()) for _, by_seed in sizes],
+    )
     return "\n\n".join(
         [
             "# What each choice is worth",
@@ -257,7 +297,7 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
             table(rows),
             "## Averages, of weights and of views\n\nOf the recipe's own runs.",
             table(free),
-            "## More galaxies\n\nAll with as many steps; nested subsets of the same training set.",
+            "## More galaxies\n\nAll with about as many steps; nested subsets of the same training set.",
             table(lines),
             f"Fitted: RMSE = {a:.3f} n^-{b:.3f}. For the {CHALLENGE_TRAINING:,} training galaxies "
             f"of the whole challenge that says {a * CHALLENGE_TRAINING**-b:.4f}, an extrapolation "
@@ -295,7 +335,9 @@ def main(arguments: Sequence[str]) -> None:
                 common[name] = ast.literal_eval(value)
             except (SyntaxError, ValueError):  # a word
                 common[name] = value
-        runs = planned_runs(common, options.seeds, count_training_galaxies(common), root)
+        config = recipe_with(common)
+        galaxies = count_training_galaxies(config)
+        runs = planned_runs(common, options.seeds, galaxies, config.optim.warmup, root)
         part, parts = share(options.share)
         if not options.only_report:
             for run in runs[part - 1 :: parts]:

@@ -1,7 +1,7 @@
 import json
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from gzjax import ablation, report
@@ -44,31 +44,52 @@ def test_the_page_says_what_was_found(tmp_path):
             finish(workdir, 0.100 + 0.002 * seed + worse, 0.09 + worse)
     for size in ablation.SIZES:
         workdirs[str(size)] = [tmp_path / f"{size}_0"]
-        finish(workdirs[str(size)][0], 0.1, 0.089 * (size / 4000) ** -0.1)
+        finish(workdirs[str(size)][0], 0.1, 0.089 * (size / 4000) ** -0.1 + 0.001)
     page = ablation.write_report(workdirs, "Command: `x`")
     assert "| the recipe itself | recipe | 0.1010 ± 0.0014 |  | 0.1000 ± 0.0014 |" in page
     # Paired by seed, the difference has no scatter.
     assert "| tree head | relu | 0.1110 ± 0.0014 | +0.0100 ± 0.0000 |" in page
     assert "| weights | as they are after the last step | 0.1030 ± 0.0014 | +0.0020" in page
     assert "synthetic sky" in page
-    assert f"{0.088 * (49262 / 4000) ** -0.1:.3f}"[:4] in page
+    (extrapolated,) = re.findall(r"that says (\d\.\d+), an extrapolation", page)
+    assert float(extrapolated) == pytest.approx(0.089 * (55_420 / 4000) ** -0.1, abs=1e-4)
     assert "predicting the training mean scores 0.1600" in page
 
 
+def test_runs_that_are_not_done_do_not_count_and_seeds_are_paired(tmp_path):
+    for name, validation in (("a_0", 0.1), ("a_1", 0.2), ("b_1", 0.25)):
+        finish(tmp_path / name, validation, 0.3)
+    (tmp_path / "a_0" / "evaluate_test_16_views.json").unlink()
+    a, b = ([tmp_path / f"{name}_{seed}" for seed in range(3)] for name in "ab")
+    a, b = (ablation.scores(workdirs, "validation", 1) for workdirs in (a, b))
+    assert a == {1: 0.2}
+    assert ablation.differences(b, a) == {1: pytest.approx(0.05)}
+
+
+def test_a_finished_run_is_not_taken_for_one_with_other_options(tmp_path):
+    workdir = tmp_path / "recipe_0"
+    finish(workdir, 0.1, 0.1)
+    (workdir / "ablation.json").write_text(json.dumps({"epochs": 4}, indent=2))
+    ablation.train({"epochs": 4}, workdir)
+    with pytest.raises(UserError, match="a run with other options"):
+        ablation.train({"epochs": 5}, workdir)
+
+
 def test_what_is_missing_is_a_dash_and_no_recipe_an_error(tmp_path):
-    assert ablation.shown(np.array([])) == "-"
-    assert ablation.shown(np.array([0.1])) == "0.1000"
+    assert ablation.shown({}) == "-"
+    assert ablation.shown({2: 0.1}) == "0.1000"
     nothing = {variant.name: [tmp_path] for variant in ablation.VARIANTS}
-    with pytest.raises(UserError, match="not there yet"):
+    with pytest.raises(UserError, match="not done yet"):
         ablation.write_report(nothing, "")
 
 
 def test_every_run_belongs_to_one_share():
-    runs = ablation.planned_runs({"epochs": 4, "data.root": "x"}, 2, 3000, Path("runs"))
+    runs = ablation.planned_runs({"epochs": 4, "data.root": "x"}, 2, 3000, 1.0, Path("runs"))
     assert len({run.workdir for run in runs}) == len(runs) == 2 * (len(ablation.VARIANTS) + 3)
     (fewer,) = [run for run in runs if run.workdir.name == "500_1"]
     assert fewer.options["epochs"] == 24  # as many steps
     assert fewer.options["data.training_galaxies"] == 500
+    assert fewer.options["optim.warmup"] == 6.0
     assert ablation.share("2/8") == (2, 8)
     for mistake in ("0/2", "3/2", "2", "a/b"):
         with pytest.raises(UserError, match="--share: expected such as 2/8"):
@@ -77,11 +98,11 @@ def test_every_run_belongs_to_one_share():
 
 def test_training_galaxies_are_counted_and_options_checked():
     sky = {"data.kind": "sky", "data.galaxies": 40, "data.canvas": 16}
-    assert 20 < ablation.count_training_galaxies(sky) <= 40
+    assert 20 < ablation.count_training_galaxies(ablation.recipe_with(sky)) <= 40
     with pytest.raises(UserError, match=r"data.canvass: gz2\.py has no such option"):
-        ablation.count_training_galaxies(sky | {"data.canvass": 16})
+        ablation.recipe_with(sky | {"data.canvass": 16})
     with pytest.raises(UserError, match=r"options of gz2\.py: .*str"):
-        ablation.count_training_galaxies(sky | {"data.canvas": "wide"})
+        ablation.recipe_with(sky | {"data.canvas": "wide"})
 
 
 def test_what_people_wrote_above_the_report_stays(tmp_path):
