@@ -14,7 +14,7 @@ from gzjax.config import default
 def get_config():
     """See the module's docstring."""
     config = default()
-    config.epochs = 40
+    config.epochs = 32
 
     # The challenge's galaxies are many enough to report on a twentieth of them.
     config.data.validation = 0.05

@@ -34,4 +34,6 @@ def get_config():
     config.optim.decay_every = 1.0
     config.optim.warmup = 0.0
     config.optim.clip_norm = 0.0
+
+    config.average.decay = 0.0
     return config

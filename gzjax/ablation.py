@@ -297,7 +297,7 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
             table(rows),
             "## Averages, of weights and of views\n\nOf the recipe's own runs.",
             table(free),
-            "## More galaxies\n\nAll with about as many steps; nested subsets of the same training set.",
+            "## More galaxies\n\nAll with about as many steps; nested subsets of one training set.",
             table(lines),
             f"Fitted: RMSE = {a:.3f} n^-{b:.3f}. For the {CHALLENGE_TRAINING:,} training galaxies "
             f"of the whole challenge that says {a * CHALLENGE_TRAINING**-b:.4f}, an extrapolation "

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize
 
-MIXTURES = ("uniform", "fitted")
-
 
 def mix(predictions: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """The weighted mean of predictions; where each obeys the tree, so does it.

@@ -49,13 +49,14 @@ def predict_step(
 
     def through(view_map: jax.Array) -> jax.Array:
         maps = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
-        return answered(augment.mapped(canvases, maps, image_size, views.field))
+        return answered(augment.mapped(canvases, maps, image_size, widest))
 
     if count == 1:
         fractions = answered(augment.view(canvases, views.upright, image_size))
     else:
-        maps = jnp.asarray(augment.grid_maps(count, views.field, views.zoom))
-        fractions = jax.lax.map(through, maps, batch_size=at_once).mean(axis=0)
+        maps = augment.grid_maps(count, views.field, views.zoom)
+        widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
+        fractions = jax.lax.map(through, jnp.asarray(maps), batch_size=at_once).mean(axis=0)
     others = {name: array for name, array in batch.items() if name != "image"}
     return {**others, "fractions": fractions}
 

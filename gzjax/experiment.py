@@ -15,7 +15,6 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from gzjax import config as configs
 from gzjax import evaluate, losses, models, optim, train
 from gzjax.augment import Views
 from gzjax.checkpoint import Checkpoints
@@ -139,7 +138,7 @@ class Parts(NamedTuple):
 
 def build(
     config: ConfigDict,
-    training_galaxies: int,
+    training_galaxies: int | None,
     conventions: Conventions = pretrained.TENSORFLOW,
     devices: Sequence[jax.Device] | None = None,
 ) -> Parts:
@@ -147,7 +146,7 @@ def build(
 
     Args:
       config: of the run.
-      training_galaxies: how many there are.
+      training_galaxies: how many there are; None where nothing is to be trained.
       conventions: of the weights that it starts from.
       devices: to spread batches over; all there are, unless given.
 
@@ -155,8 +154,13 @@ def build(
       UserError: a batch size that the devices do not divide, or that exceeds the galaxies.
     """
     devices = jax.devices() if devices is None else devices
-    for option in ("batch_size", "evaluate.batch_size"):
-        size = dict(configs.flatten(config))[option]
+    sizes = {"evaluate.batch_size": config.evaluate.batch_size}
+    if training_galaxies is None:
+        # Steps are of no concern then, so one batch of galaxies is as good as any number.
+        training_galaxies = config.batch_size
+    else:
+        sizes["batch_size"] = config.batch_size
+    for option, size in sizes.items():
         if size % len(devices):
             raise UserError(
                 f"--config.{option}: expected a multiple of the {len(devices)} devices, "

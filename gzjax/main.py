@@ -151,6 +151,11 @@ def main(_arguments: list[str]) -> None:
         run()
     except UserError as error:
         fail(str(error))
+    except OSError as error:
+        # A folder that cannot be written, a full disk; a fault of ours has no file's name.
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Partial:
 
     def __init__(self, output: Path, job: Mapping[str, Any], tree: Tree = GALAXY_ZOO_2):
         self.path = output.with_name(f"{output.name}.partial")
+        self.answers = tree.columns
         self.header = ["GalaxyID", *tree.columns, "fault"]
         self.done = 0
         first = json.dumps(job, sort_keys=True)
@@ -71,7 +72,10 @@ class Partial:
                     self.done += 1
                 file.truncate(end)
         else:
-            self.path.write_text(f"{first}\n{','.join(self.header)}\n")
+            # Under its name only with both lines: half of them would be lines of another job.
+            beginning = self.path.with_name(f"{self.path.name}.new")
+            beginning.write_text(f"{first}\n{','.join(self.header)}\n")
+            beginning.replace(self.path)
 
     def append(self, ids: Sequence[str], fractions: np.ndarray, faults: Sequence[str]) -> None:
         """Adds a batch: float[galaxies, answers], and why an image could not be read, or ''."""
@@ -89,9 +93,9 @@ class Partial:
             self.path,
             skiprows=1,
             chunksize=CHUNK,
-            dtype={"GalaxyID": str, "fault": str} | dict.fromkeys(self.header[1:-1], np.float32),
+            dtype={"GalaxyID": str, "fault": str} | dict.fromkeys(self.answers, np.float32),
             keep_default_na=False,
-            na_values={column: [""] for column in self.header[1:-1]},
+            na_values={column: [""] for column in self.answers},
         )
 
 
@@ -125,9 +129,13 @@ def finish(partial: Partial, output: Path, readable: bool) -> int:
                 float_format=FORMAT,
             )
         else:
-            rows = pyarrow.Table.from_pandas(table, preserve_index=False)
-            parquet = parquet or pyarrow.parquet.ParquetWriter(unfinished, rows.schema)
-            parquet.write_table(rows)
+            # Columns of words are the others; an empty chunk would not say so.
+            schema = pyarrow.schema(
+                (column, pyarrow.float32() if column in partial.answers else pyarrow.string())
+                for column in table.columns
+            )
+            parquet = parquet or pyarrow.parquet.ParquetWriter(unfinished, schema)
+            parquet.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
     if parquet is not None:
         parquet.close()
     unreadable = pd.concat(faults)

@@ -1,5 +1,6 @@
 """Training and packing, each as the order in which it is done."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,15 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
         size = sum(array.size for array in jax.tree.leaves(state.weights.params))
         report.say(f"{config.model.name}: {size:,} parameters; {parts.steps} steps to do in all")
 
-        predict = experiment.compile_predict_step(config, parts)
+        # A program for each number of views, compiled when it is first asked for.
+        predict_step = functools.cache(
+            functools.partial(experiment.compile_predict_step, config, parts)
+        )
 
         def score(split: str, step: int, state: train.TrainState, views: int = 1) -> dict[str, Any]:
-            compiled = (
-                predict if views == 1 else experiment.compile_predict_step(config, parts, views)
-            )
-
             def summary(weights: Weights) -> dict[str, Any]:
                 rows, predicted = experiment.predict_split(
-                    config, parts, data, split, weights, compiled
+                    config, parts, data, split, weights, predict_step(views)
                 )
                 return metrics.summary(predicted, data.fractions[rows], data.training_mean)
 
@@ -159,6 +159,8 @@ def run_packing(config: ConfigDict, folder: Path, cache: Path, check_images: boo
       UserError: a fault in the options or the data, or a folder of something else.
     """
     configs.check(config)
+    if jax.process_count() > 1:
+        raise UserError("--mode pack: expected one process; it uses all cores of its machine")
     if config.data.kind == "pack":
         raise UserError("--config.data.kind: expected sky or folder to be packed, found pack")
     report = Report(folder, loud=jax.process_index() == 0)

@@ -26,7 +26,7 @@ class Member(NamedTuple):
 
     about: config, conventions and fingerprint of the data, as they were saved.
     weights: the moving average, of the step that was best on validation.
-    raw: the weights that it is the average of.
+    raw: the weights that it is the average of, on the host.
     """
 
     workdir: Path
@@ -60,13 +60,14 @@ def load_member(workdir: Path, overrides: Mapping[str, Any]) -> Member:
         config.update(about["config"])
         config.update_from_flattened_dict(overrides)
         configs.check(config)
-        configs.check_same_run(about["config"], config, workdir)
-        # Steps are of no concern here, so one batch of galaxies is as good as all.
-        parts = experiment.build(
-            config, config.batch_size, Conventions.from_json(about["conventions"])
-        )
-        raw, weights = jax.device_put(checkpoints.weights(best), parts.replicated)
-    return Member(workdir, config, parts, weights, raw, best, about)
+        # Options that did not exist yet, when it was trained, are as they were without them.
+        before = configs.default()
+        before.update(about["config"])
+        configs.check_same_run(before.to_dict(), config, workdir)
+        parts = experiment.build(config, None, Conventions.from_json(about["conventions"]))
+        raw, weights = checkpoints.weights(best)
+        placed = jax.device_put(weights, parts.replicated)
+    return Member(workdir, config, parts, placed, raw, best, about)
 
 
 def load_same_data(
@@ -75,12 +76,20 @@ def load_same_data(
     """The galaxies that networks were trained on, in the framing of each.
 
     Raises:
-      UserError: they are not the same, or not those of the training any more.
+      UserError: they are not the same, or not those of the training any more, or one network has
+        learnt from what another one keeps apart.
     """
     data = [experiment.load_data(member.config, cache, check_images, report) for member in members]
     for member, galaxies in zip(members, data, strict=True):
         galaxies.check_same(member.about["data"], member.workdir)
         galaxies.check_same(data[0].fingerprint, members[0].workdir)
+        for split in ("validation", "test"):
+            if not np.array_equal(galaxies.splits[split], data[0].splits[split]):
+                raise UserError(
+                    f"{member.workdir} and {members[0].workdir} keep other galaxies apart for "
+                    f"{split}; expected runs of the same data.split_seed, data.validation and "
+                    "data.test"
+                )
     return data
 
 
@@ -131,8 +140,8 @@ def run_evaluation(
       cache: folder for rendered skies.
       split: `train`, `validation` or `test`.
       views: how many views of each galaxy are averaged; each number is a result of its own.
-        Empty: as the recipe says.
-      mixture: one of `ensemble.MIXTURES`.
+        Empty: one, and as many as the recipe says.
+      mixture: `uniform`, or `fitted` on validation.
       check_images: decode every image first.
 
     Raises:
@@ -152,11 +161,14 @@ def run_evaluation(
             "step": members[0].step,
             "views": count,
             "networks": len(members),
+            "workdirs": [str(member.workdir) for member in members],
+            "mixture": weights.round(4).tolist(),
             "data": first.label,
             "training_galaxies": len(first.splits["train"]),
         }
         if count == 1 and len(members) == 1 and members[0].config.average.decay:
-            alone = members[0]._replace(weights=members[0].raw)
+            raw = jax.device_put(members[0].raw, members[0].parts.replicated)
+            alone = members[0]._replace(weights=raw)
             _, (unaveraged,) = predict_all([alone], data, split, count)
             result["raw_rmse"] = metrics.rmse(unaveraged, observed)
         mixed = ensemble.mix(predicted, weights)
@@ -183,7 +195,7 @@ def run_prediction(
       images: see `listing.list_images`.
       output: see `predict.check_output`.
       views: how many views of each galaxy are averaged; none: as the recipe says.
-      mixture: one of `ensemble.MIXTURES`.
+      mixture: `uniform`, or `fitted` on validation.
       readable: adds columns in words.
 
     Raises:
@@ -211,16 +223,15 @@ def run_prediction(
         "weights": [round(float(weight), 4) for weight in weights],
         "views": count,
     }
-    partial = predict.Partial(output, job)
-    already = partial.done
-    if already:
-        report.say(f"going on after {already} images that are done")
-
     # Networks that cut out and rescale images alike share them.
     framings = {
         framing: listed.framed(*framing)
         for framing in {(member.config.data.crop, member.config.data.canvas) for member in members}
     }
+    partial = predict.Partial(output, job)
+    already = partial.done
+    if already:
+        report.say(f"going on after {already} images that are done")
     steps = [
         experiment.compile_predict_step(member.config, member.parts, count) for member in members
     ]

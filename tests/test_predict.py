@@ -80,3 +80,18 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
     ):
         with pytest.raises(UserError, match=expected):
             predict.check_output(tmp_path / name)
+
+
+@pytest.mark.parametrize("readable", [False, True])
+def test_a_stretch_without_any_readable_image_is_no_fault_of_the_table(
+    tmp_path, crowd, monkeypatch, readable
+):
+    monkeypatch.setattr(predict, "CHUNK", 4)
+    output = tmp_path / "p.parquet"
+    partial = predict.Partial(output, JOB)
+    append(partial, 0, crowd[:4])
+    append(partial, 4, crowd[4:7], ["broken"] * 3)
+    assert predict.finish(partial, output, readable=readable) == 3
+    table = pd.read_parquet(output)
+    assert table["GalaxyID"].tolist() == ["0", "1", "2", "3"]
+    assert table["Class1.1"].dtype == np.float32

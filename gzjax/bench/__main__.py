@@ -63,7 +63,7 @@ def run(chosen: Sequence[str], options: Any) -> None:
     from rich.console import Console
 
     from gzjax import config as configs
-    from gzjax.bench import subjects
+    from gzjax.bench import peer, subjects, timing
 
     config = options.config
     configs.check(config)
@@ -86,7 +86,7 @@ def run(chosen: Sequence[str], options: Any) -> None:
     recipe = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name
     machine = {
         "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": timing.cores(),
         "processor": platform.processor() or platform.machine(),
         "jax": jax.__version__,
         "recipe": recipe,
@@ -100,18 +100,13 @@ def run(chosen: Sequence[str], options: Any) -> None:
     measure: dict[str, Callable[[subjects.Settings], list[subjects.Row]]] = {
         name: getattr(subjects, f"measure_{name}") for name in SUBJECTS if name != "peer"
     }
-    if "peer" in chosen:
-        from gzjax.bench import peer
-
-        measure["peer"] = peer.measure_peer
+    measure["peer"] = peer.measure_peer
     figures: dict[str, Any] = {"machine": machine}
     for name in chosen:
         try:
             figures[name] = measure[name](settings)
-        except ImportError as error:
-            if name != "peer":
-                raise
-            console.print(f"peer: PyTorch or geffnet is missing ({error})", markup=False)
+        except peer.Missing as error:
+            console.print(f"peer: nothing to compare with ({error})", markup=False)
             continue
         console.print(table(name, figures[name]))
         if options.output:

@@ -1,7 +1,7 @@
 """The same network in PyTorch, on the same device, in the same run."""
 
+import contextlib
 import multiprocessing
-import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,18 +20,17 @@ def measure_peer(settings: Settings) -> list[Row]:
     random views, too, and follows the average of the weights.
 
     Raises:
-      ImportError: torch or geffnet are missing.
+      Missing: PyTorch, or the network in it.
     """
     gpu = jax.default_backend() == "gpu"
     layouts = ("channels_last",) if gpu else ("channels_last", "contiguous")
     rows = []
     for config in subjects.combinations(settings):
-        players = [Player(config, layout, gpu) for layout in layouts]
-        theirs: dict[str, Callable[[], Any]] = {player.name: player for player in players}
-        calls: dict[str, Callable[[], Any]] = {"gzjax": subjects.Step(config), **theirs}
-        measured = timing.in_turns(calls, settings.repeats)
-        for player in players:
-            player.stop()
+        with contextlib.ExitStack() as stack:
+            players = [stack.enter_context(Player(config, layout, gpu)) for layout in layouts]
+            theirs: dict[str, Callable[[], Any]] = {player.name: player for player in players}
+            calls: dict[str, Callable[[], Any]] = {"gzjax": subjects.Step(config), **theirs}
+            measured = timing.in_turns(calls, settings.repeats)
         medians = {name: seconds.median for name, seconds in measured.items()}
         best = min(theirs, key=lambda name: medians[name])
         for name, seconds in measured.items():
@@ -49,6 +48,10 @@ def measure_peer(settings: Settings) -> list[Row]:
     return rows
 
 
+class Missing(Exception):
+    """PyTorch is not there, or the network is not there in it."""
+
+
 class Player:
     """PyTorch's train step in a process of its own, to be called like a function.
 
@@ -61,7 +64,7 @@ class Player:
       gpu: whether to compute on a GPU.
 
     Raises:
-      ImportError: torch or geffnet are missing.
+      Missing: PyTorch, or the network in it; or a step failed.
     """
 
     def __init__(self, config: ConfigDict, layout: str, gpu: bool):
@@ -69,32 +72,42 @@ class Player:
         self.connection, theirs = spawning.Pipe()
         self.process = spawning.Process(target=_play, args=(theirs, config, layout, gpu))
         self.process.start()
-        answer = self.connection.recv()
-        if isinstance(answer, Exception):
-            raise ImportError(str(answer))
-        self.name = answer
+        theirs.close()  # so that the end of the process is the end of the line
+        self.name = self._answer()
 
     def __call__(self) -> None:
         self.connection.send("step")
-        self.connection.recv()
+        self._answer()
 
-    def stop(self) -> None:
-        """Ends the process."""
-        self.connection.send("stop")
+    def __enter__(self) -> "Player":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
         self.process.join()
+
+    def _answer(self) -> str:
+        try:
+            what, text = self.connection.recv()
+        except EOFError:
+            raise Missing(f"PyTorch's process ended with status {self.process.exitcode}") from None
+        if what == "fault":
+            raise Missing(text)
+        return text
 
 
 def _play(connection: Connection, config: ConfigDict, layout: str, gpu: bool) -> None:
     """What a player's process does: a step whenever it is told to."""
     try:
         name, step = torch_step(config, layout, gpu)
-    except (ImportError, OSError) as error:
-        connection.send(error)
+        connection.send(("name", name))
+        while connection.recv():
+            step()
+            connection.send(("done", ""))
+    except EOFError:
         return
-    connection.send(name)
-    while connection.recv() == "step":
-        step()
-        connection.send("done")
+    except Exception as error:  # whatever it is, who waits has to know
+        connection.send(("fault", f"{type(error).__name__}: {' '.join(str(error).split())}"))
 
 
 def torch_step(config: ConfigDict, layout: str, gpu: bool) -> tuple[str, Callable[[], None]]:
@@ -105,7 +118,7 @@ def torch_step(config: ConfigDict, layout: str, gpu: bool) -> tuple[str, Callabl
     name, size, batch = config.model.name, config.model.image_size, config.batch_size
     device = "cuda" if gpu else "cpu"
     if not gpu:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(timing.cores())
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     network = geffnet.create_model(
         ("tf_" if "lite" in name else "") + name.replace("-", "_"),

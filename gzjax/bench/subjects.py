@@ -27,6 +27,7 @@ from gzjax.bench import SUBJECTS, timing
 from gzjax.data import packing, pipeline
 from gzjax.data.dataset import Data
 from gzjax.data.sources import Galaxies
+from gzjax.errors import UserError
 from gzjax.report import Report
 from gzjax.tree import GALAXY_ZOO_2
 
@@ -324,6 +325,8 @@ def measure_start(_settings: Settings) -> list[Row]:
         ) as process:
             while process.poll() is None and not (until and until.exists()):
                 time.sleep(0.01)
+            if process.poll() and until and not until.exists():
+                raise UserError(f"{' '.join(command)}: ended with status {process.returncode}")
             rows.append({"what": what, "seconds": time.perf_counter() - began})
             process.terminate()
 

@@ -1,5 +1,6 @@
 """Times of functions, fairly: after a warm-up, in turns, as medians."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -7,6 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Seconds(NamedTuple):

@@ -2,11 +2,14 @@
 
 import glob
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 
 from gzjax.data import pack
 from gzjax.data.catalog import SUFFIXES
@@ -96,29 +99,36 @@ def _of_files(files) -> Listing:
 
 
 def _of_table(path: Path) -> Listing:
+    csv = path.suffix.lower() == ".csv"
     try:
-        if path.suffix.lower() == ".csv":
-            table = pd.read_csv(path, dtype=str)
+        # Tables of surveys have hundreds of columns; two are of use.
+        names = (
+            pd.read_csv(path, nrows=0).columns if csv else pyarrow.parquet.read_schema(path).names
+        )
+        column, known = _first(FILE_COLUMNS, names), _first(ID_COLUMNS, names)
+        wanted = [name for name in (column, known) if name is not None]
+        if csv:
+            table = pd.read_csv(path, dtype=str, usecols=wanted)
         else:
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(path, columns=wanted)
     except FileNotFoundError:
         raise UserError(f"{path}: no such table of images") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not readable as a table: {error}") from None
-    column = _first(FILE_COLUMNS, table.columns)
     if column is None:
         raise UserError(
             f"{path}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
-            f"{', '.join(map(str, table.columns[:8]))}"
+            f"{', '.join(map(str, names[:8]))}"
         )
     if table[column].isna().any():
         row = int(table[column].isna().to_numpy().argmax())
         raise UserError(f"{path}: row {row + 1} names no file in the column {column}")
-    files = [path.parent / str(file) for file in table[column]]
-    known = _first(ID_COLUMNS, table.columns)
-    ids = [file.stem for file in files] if known is None else table[known].astype(str).tolist()
-    return Listing(ids, [str(file) for file in files])
+    files = [os.path.join(path.parent, str(file)) for file in table[column]]
+    ids = (
+        [Path(file).stem for file in files] if known is None else table[known].astype(str).tolist()
+    )
+    return Listing(ids, files)
 
 
-def _first(names: Sequence[str], columns: pd.Index) -> str | None:
+def _first(names: Sequence[str], columns: Iterable[str]) -> str | None:
     return next((name for name in names if name in columns), None)

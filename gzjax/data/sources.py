@@ -115,9 +115,8 @@ class ImageFiles:
 class Pictures:
     """Images without vote fractions as a grain source, in as many framings as networks want.
 
-    Each record has `images`, a tuple of uint8[canvas, canvas, 3], one a framing; `mask` float32,
-    1 for an image that could be read; and `fault`, bytes, why not. Positions past the last image
-    are blank.
+    Each record has `images`, a tuple of uint8[canvas, canvas, 3], one a framing; and `fault`,
+    bytes, why it could not be read, if so. Positions past the last image are blank.
 
     Args:
       framings: the same images, cut out and rescaled in different ways.
@@ -142,15 +141,11 @@ class Pictures:
         if position < len(self.framings[0]):
             try:
                 images = tuple(np.asarray(framing[position]) for framing in self.framings)
-                return {"images": images, "mask": np.float32(1), "fault": np.array(b"", FAULT)}
+                return {"images": images, "fault": np.array(b"", FAULT)}
             except UNREADABLE as error:
-                fault = " ".join(str(error).split())
+                fault = " ".join(str(error).split()) or type(error).__name__
         blank = tuple(np.zeros(framing.shape[1:], np.uint8) for framing in self.framings)
-        return {
-            "images": blank,
-            "mask": np.float32(0),
-            "fault": np.array(fault.encode("ascii", "replace"), FAULT),
-        }
+        return {"images": blank, "fault": np.array(fault.encode("ascii", "replace"), FAULT)}
 
 
 class OnDevices:

@@ -102,7 +102,9 @@ def read(weights: str, network: str, conventions: str = "auto") -> Published:
         path = download(weights)
     tensors = read_file(path)
     if conventions != "auto":
-        return Published(tensors, {"tensorflow": TENSORFLOW, "pytorch": PYTORCH}[conventions])
+        lite = VARIANTS[network].lite
+        theirs = {"tensorflow": LITE if lite else TENSORFLOW, "pytorch": PYTORCH}
+        return Published(tensors, theirs[conventions])
     return Published(tensors, conventions_of(path, tensors, network))
 
 
