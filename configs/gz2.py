@@ -36,7 +36,7 @@ def get_config():
     config.views.shift = 0.03
     config.views.flip = True
 
-    config.loss.activation = "softmax"
+    config.loss.activation = "softplus"
     config.loss.terms = ("mse",)
 
     config.average.decay = 0.998

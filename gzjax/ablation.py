@@ -58,6 +58,7 @@ VARIANTS = (
     Variant("recipe", "the recipe itself"),
     Variant("relu", "tree head", {"loss.activation": "relu"}),
     Variant("softplus", "tree head", {"loss.activation": "softplus"}),
+    Variant("softmax", "tree head", {"loss.activation": "softmax"}),
     Variant("sigmoid, no tree", "tree head", {"loss.activation": "sigmoid"}),
     Variant(
         "MSE, focal, KL, dynamic weights",
@@ -120,20 +121,23 @@ class Run(NamedTuple):
 
 
 def planned_runs(
-    common: Mapping[str, Any], seeds: int, training_galaxies: int, warmup: float, root: Path
+    common: Mapping[str, Any], config: ConfigDict, seeds: int, training_galaxies: int, root: Path
 ) -> list[Run]:
     """All runs, seed by seed, so that a table can be had of all variants as soon as possible.
 
     Args:
       common: options of all of them.
+      config: the recipe with these; variants that it is itself are left out.
       seeds: how many times each variant is trained.
       training_galaxies: how many there are; fewer are trained on for as many steps.
-      warmup: of the recipe, in epochs.
       root: folder for all runs.
     """
     runs = []
+    recipe = dict(configs.flatten(config))
     for seed in range(seeds):
         for variant in VARIANTS:
+            if variant.options and all(recipe[k] == v for k, v in variant.options.items()):
+                continue
             folder = "".join(c if c.isalnum() else "-" for c in variant.name)
             options = {**common, "seed": seed, **variant.options}
             runs.append(Run(variant.name, options, root / f"{folder}_{seed}"))
@@ -144,7 +148,7 @@ def planned_runs(
                 "seed": seed,
                 "data.training_galaxies": size,
                 "epochs": epochs,
-                "optim.warmup": warmup * training_galaxies / size,
+                "optim.warmup": config.optim.warmup * training_galaxies / size,
                 "evaluate.every": max(1, epochs // 2),
             }
             runs.append(Run(str(size), options, root / f"{size}_{seed}"))
@@ -240,7 +244,7 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     recipe = workdirs["recipe"]
     base = scores(recipe, "validation", 1)
     rows = [["what", "variant", "validation", "against the recipe", "16 views", "test, 16 views"]]
-    for variant in VARIANTS:
+    for variant in (variant for variant in VARIANTS if variant.name in workdirs):
         found = scores(workdirs[variant.name], "validation", 1)
         rows.append(
             [
@@ -337,7 +341,7 @@ def main(arguments: Sequence[str]) -> None:
                 common[name] = value
         config = recipe_with(common)
         galaxies = count_training_galaxies(config)
-        runs = planned_runs(common, options.seeds, galaxies, config.optim.warmup, root)
+        runs = planned_runs(common, config, options.seeds, galaxies, root)
         part, parts = share(options.share)
         if not options.only_report:
             for run in runs[part - 1 :: parts]:

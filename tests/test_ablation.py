@@ -84,8 +84,13 @@ def test_what_is_missing_is_a_dash_and_no_recipe_an_error(tmp_path):
 
 
 def test_every_run_belongs_to_one_share():
-    runs = ablation.planned_runs({"epochs": 4, "data.root": "x"}, 2, 3000, 1.0, Path("runs"))
-    assert len({run.workdir for run in runs}) == len(runs) == 2 * (len(ablation.VARIANTS) + 3)
+    common = {"epochs": 4, "data.root": "x", "loss.activation": "softmax"}
+    config = ablation.recipe_with(common)
+    runs = ablation.planned_runs(common, config, 2, 3000, Path("runs"))
+    names = {run.name for run in runs}
+    assert "softplus" in names
+    assert "softmax" not in names  # the recipe itself
+    assert len({run.workdir for run in runs}) == len(runs) == 2 * (len(ablation.VARIANTS) - 1 + 3)
     (fewer,) = [run for run in runs if run.workdir.name == "500_1"]
     assert fewer.options["epochs"] == 24  # as many steps
     assert fewer.options["data.training_galaxies"] == 500
