@@ -79,7 +79,7 @@ def test_what_is_missing_is_a_dash_and_no_recipe_an_error(tmp_path):
     assert ablation.shown({}) == "-"
     assert ablation.shown({2: 0.1}) == "0.1000"
     nothing = {variant.name: [tmp_path] for variant in ablation.VARIANTS}
-    with pytest.raises(UserError, match="not done yet"):
+    with pytest.raises(UserError, match="is not done yet"):
         ablation.write_report(nothing, "")
 
 

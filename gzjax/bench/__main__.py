@@ -95,7 +95,7 @@ def run(chosen: Sequence[str], options: Any) -> None:
     }
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = Console(width=132)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), markup=False)
     measure: dict[str, Callable[[subjects.Settings], list[subjects.Row]]] = {
         name: getattr(subjects, f"measure_{name}") for name in SUBJECTS if name != "peer"

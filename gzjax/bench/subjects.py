@@ -127,7 +127,7 @@ def measure_step(settings: Settings) -> list[Row]:
                 "GB": cost.get("bytes accessed", 0) / 1e9,
                 "of peak FLOP/s": cost.get("flops", 0) / seconds.median / peak.flops,
                 "of peak bytes/s": cost.get("bytes accessed", 0) / seconds.median / peak.bytes,
-                "temporary GB": step.compiled.memory_analysis().temp_size_in_bytes / 1e9,
+                "temp GB": step.compiled.memory_analysis().temp_size_in_bytes / 1e9,
             }
         )
     return rows
@@ -333,7 +333,7 @@ def measure_start(_settings: Settings) -> list[Row]:
     add("--help", [*main, "--help"])
     with tempfile.TemporaryDirectory() as folder:
         for what in ("first step, nothing compiled yet", "first step, compiled before"):
-            workdir = Path(folder) / what.replace(" ", "-")
+            workdir = Path(folder) / f"run{len(rows)}"
             command = [*main, "--config", str(ROOT / "configs" / "test.py"), "--cache", folder]
             command += ["--workdir", str(workdir), "--config.log.every=1"]
             add(what, command, workdir / "train.csv")
