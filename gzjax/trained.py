@@ -161,12 +161,13 @@ def run_evaluation(
             "step": members[0].step,
             "views": count,
             "networks": len(members),
-            "workdirs": [str(member.workdir) for member in members],
-            "mixture": weights.round(4).tolist(),
             "data": first.label,
             "training_galaxies": len(first.splits["train"]),
         }
-        if count == 1 and len(members) == 1 and members[0].config.average.decay:
+        if len(members) > 1:
+            result["workdirs"] = [str(member.workdir) for member in members]
+            result["mixture"] = weights.round(4).tolist()
+        elif count == 1 and members[0].config.average.decay:
             raw = jax.device_put(members[0].raw, members[0].parts.replicated)
             alone = members[0]._replace(weights=raw)
             _, (unaveraged,) = predict_all([alone], data, split, count)

@@ -20,7 +20,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
     )
 
@@ -52,15 +52,13 @@ def test_simulated_devices_reduce_gradients_and_gather_nothing(tmp_path):
     done = bench("scaling", "--repeats", 1, "--output", output)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads(output.read_text())["scaling"]
-    assert [(row["devices"], row["accumulate"]) for row in rows] == [
-        (n, a) for n in (1, 2, 4, 8) for a in (1, 2)
-    ]
+    combinations = [(row["devices"], row["accumulate"]) for row in rows]
+    assert combinations == [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2)]
     for row in rows:
         assert row["all-gathers"] == 0
         assert (row["all-reduces"] > 0) == (row["devices"] > 1)
     # Accumulating gradients tells the others nothing more.
-    for once, twice in zip(rows[::2], rows[1::2], strict=True):
-        assert twice["all-reduces"] <= once["all-reduces"]
+    assert rows[4]["all-reduces"] <= rows[3]["all-reduces"]
 
 
 @pytest.mark.parametrize(

@@ -350,10 +350,9 @@ def measure_scaling(settings: Settings) -> list[Row]:
     rows = []
     config = next(combinations(settings))
     config.batch_size = config.evaluate.batch_size = max(8, config.batch_size // 8 * 8)
-    for number in (1, 2, 4, 8):
-        if number > len(jax.devices()):
-            break
-        for accumulate in (1, 2):
+    numbers = [number for number in (1, 2, 4, 8) if number <= len(jax.devices())]
+    for number in numbers:
+        for accumulate in (1, 2) if number == numbers[-1] else (1,):
             config.optim.accumulate = accumulate
             step = Step(config, jax.devices()[:number])
             seconds = timing.in_turns({"step": step}, settings.repeats)["step"]
