@@ -24,8 +24,8 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from gzjax import command_line, experiment
 from gzjax import config as configs
-from gzjax import experiment
 from gzjax.errors import UserError
 from gzjax.report import Report
 
@@ -84,7 +84,10 @@ def train(options: Mapping[str, Any], workdir: Path) -> None:
     """
     file, written = workdir / "ablation.json", json.dumps(options, indent=2, sort_keys=True)
     if file.exists() and file.read_text() != written:
-        raise UserError(f"{file}: a run with other options; expected\n{written}")
+        before = json.loads(file.read_text())
+        names = sorted(before.keys() | options.keys())
+        changed = ", ".join(name for name in names if before.get(name) != options.get(name))
+        raise UserError(f"{file}: a run with other options ({changed}); name another --workdir")
     if is_done(workdir):
         return
     workdir.mkdir(parents=True, exist_ok=True)
@@ -324,6 +327,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if not options.data:
             raise UserError("expected --data, the folder with the table and images of galaxies")
+        if not Path(options.report).parent.is_dir():
+            raise UserError(f"--report {options.report}: there is no such folder to write to")
         root = Path(options.workdir)
         common = {
             "data.root": options.data,
@@ -360,8 +365,7 @@ def main(arguments: Sequence[str]) -> None:
         about = f"Command: `launch/ablation {' '.join(arguments)}`"
         update(Path(options.report), write_report(workdirs, about))
     except UserError as error:
-        print(f"gzjax: {error}", file=sys.stderr)
-        sys.exit(2)
+        command_line.fail(str(error))
 
 
 if __name__ == "__main__":

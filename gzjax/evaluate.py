@@ -47,15 +47,16 @@ def predict_step(
         outputs, _ = network.apply(*weights, images, train=False)
         return tree.fractions(outputs, activation)
 
-    def through(view_map: jax.Array) -> jax.Array:
-        maps = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
-        return answered(augment.mapped(canvases, maps, image_size, widest))
-
     if count == 1:
         fractions = answered(augment.view(canvases, views.upright, image_size))
     else:
         maps = augment.grid_maps(count, views.field, views.zoom)
         widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
+
+        def through(view_map: jax.Array) -> jax.Array:
+            one_map = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
+            return answered(augment.mapped(canvases, one_map, image_size, widest))
+
         fractions = jax.lax.map(through, jnp.asarray(maps), batch_size=at_once).mean(axis=0)
     others = {name: array for name, array in batch.items() if name != "image"}
     return {**others, "fractions": fractions}

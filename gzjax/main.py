@@ -9,16 +9,13 @@ Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 """
 
 import logging
-import os
-import re
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
+from gzjax import command_line
 from gzjax.errors import UserError
 
 MIXTURES = ("uniform", "fitted")
@@ -26,7 +23,7 @@ MODES = ("train", "evaluate", "predict", "pack")
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "configs" / "sky.py"
 
-config_flags.DEFINE_config_file("config", str(DEFAULT_RECIPE), "The recipe.")
+command_line.define_recipe(DEFAULT_RECIPE)
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_list(
     "workdir",
@@ -56,13 +53,6 @@ flags.DEFINE_bool(
 )
 
 
-def cache_folder() -> Path:
-    """--cache, or `gzjax` in the user's cache folder."""
-    if flags.FLAGS.cache:
-        return Path(flags.FLAGS.cache)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gzjax"
-
-
 def run() -> None:
     """Does what the flags say."""
     # Here, so that --help and a misspelt option need not wait for it.
@@ -70,7 +60,7 @@ def run() -> None:
 
     from gzjax import runs, trained
 
-    cache = cache_folder()
+    cache = Path(flags.FLAGS.cache or command_line.cache_folder())
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     if flags.FLAGS.distributed:
@@ -116,33 +106,10 @@ def run() -> None:
         )
 
 
-def parse(arguments: list[str]) -> list[str]:
-    """Parses the command line; the recipe's own options, too, fail in one line."""
-    try:
-        rest = app.parse_flags_with_usage(arguments)
-        flags.FLAGS.config.to_dict()  # a recipe that is missing fails at its first use
-    except AttributeError as error:
-        found = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
-        names = found.groups() if found else (None, str(error).strip("'\""))
-        fail(f"--config: no option {names[1]!r}" + f"; did you mean {names[0]!r}?" * bool(found))
-    except OSError:
-        recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-        fail(f"--config: {recipe}: no such recipe; expected a file such as configs/sky.py")
-    except (KeyError, TypeError, ValueError) as error:
-        fail(f"--config: {' '.join(str(error).split())}")
-    if len(rest) > 1:
-        fail(f"expected flags alone, found {' '.join(rest[1:])}")
-    return rest
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line."""
-    print(f"gzjax: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def main(_arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Entry point for absl: tells the user's mistakes in one line."""
+    if len(arguments) > 1:
+        command_line.fail(f"expected flags alone, found {' '.join(arguments[1:])}")
     if not flags.FLAGS["verbosity"].present:
         # orbax tells every step of every save; what gzjax itself has to say is heard.
         absl.logging.set_verbosity(absl.logging.ERROR)
@@ -150,13 +117,13 @@ def main(_arguments: list[str]) -> None:
     try:
         run()
     except UserError as error:
-        fail(str(error))
+        command_line.fail(str(error))
     except OSError as error:
         # A folder that cannot be written, a full disk; a fault of ours has no file's name.
         if error.filename is None:
             raise
-        fail(f"{error.filename}: {error.strerror}")
+        command_line.fail(f"{error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=command_line.parse)

@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,8 +73,30 @@ def test_a_finished_run_is_not_taken_for_one_with_other_options(tmp_path):
     finish(workdir, 0.1, 0.1)
     (workdir / "ablation.json").write_text(json.dumps({"epochs": 4}, indent=2))
     ablation.train({"epochs": 4}, workdir)
-    with pytest.raises(UserError, match="a run with other options"):
-        ablation.train({"epochs": 5}, workdir)
+    with pytest.raises(UserError, match=r"a run with other options \(epochs, seed\); name another"):
+        ablation.train({"epochs": 5, "seed": 0}, workdir)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "expected --data"),
+        (["--data", "x", "--report", "no-folder/x.md"], "--report no-folder/x.md: there is no"),
+        (["--data", "x", "epochs"], "expected OPTION=VALUE, found epochs"),
+        (["--data", "no-folder"], "no-folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_any_training(tmp_path, arguments, expected):
+    done = subprocess.run(
+        [sys.executable, "-m", "gzjax.ablation", "--workdir", str(tmp_path / "runs"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_is_missing_is_a_dash_and_no_recipe_an_error(tmp_path):

@@ -65,6 +65,8 @@ def test_simulated_devices_reduce_gradients_and_gather_nothing(tmp_path):
     ("arguments", "expected"),
     [
         (["steps"], "expected some of step, input"),
+        (["--config.modle.name=x"], "--config: no option 'modle'"),
+        (["--output", "no-folder/x.json"], "--output no-folder/x.json: there is no such folder"),
         (["--sizes", "large"], "--sizes: expected whole numbers"),
         (["--models", "efficientnet-b99"], "--config.model.name: expected one of"),
     ],

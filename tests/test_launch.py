@@ -15,8 +15,7 @@ LAUNCH = Path(__file__).parent.parent / "launch"
 def cluster(tmp_path):
     """A folder of commands: a run that saves when it is told to, and what tells it."""
     commands = {
-        "srun": "trap 'echo saved; exit 0' TERM; echo $$ >pid; for i in $(seq 300); do sleep 0.1; "
-        "done; exit ${ENDS:-0}",
+        "srun": "trap 'echo saved; exit 0' TERM; echo $$ >pid; while sleep 0.1; do :; done",
         "scancel": 'echo "scancel $*"; kill -TERM "$(cat pid)"',
         "scontrol": 'echo "scontrol $*"',
     }

@@ -241,6 +241,27 @@ def test_a_mistake_is_told_in_one_line(cache, tmp_path, arguments, expected):
     assert len(done.stderr.strip().splitlines()) <= 3, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--config.modle.name=x", "no option 'modle'; did you mean 'model'?"),
+        ("--config.model.nme=x", "no option 'nme'; did you mean 'name'?"),
+        ("--config.xyzzy=1", "no option 'xyzzy'"),
+    ],
+)
+@pytest.mark.parametrize("program", ["gzjax.main", "gzjax.bench"])
+def test_a_misspelt_option_of_the_default_recipe_is_told_in_one_line(program, option, expected):
+    done = subprocess.run(
+        [sys.executable, "-m", program, option],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"gzjax: --config: {expected}\n"
+
+
 def test_two_processes_are_one_run(cache, tmp_path):
     """As SLURM starts them; each reads half of every batch, and the first one writes."""
     address = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}

@@ -26,12 +26,13 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
+from gzjax import command_line
 from gzjax.bench import SUBJECTS
 from gzjax.errors import UserError
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "configs" / "sky.py"
 
-config_flags.DEFINE_config_file("config", str(RECIPE), "The recipe.")
+command_line.define_recipe(RECIPE)
 flags.DEFINE_list("models", [], "Networks to measure; default: the recipe's.")
 flags.DEFINE_list("sizes", [], "Pixels a side of what they see; default: the recipe's.")
 flags.DEFINE_list("batches", [], "Galaxies a batch; default: the recipe's.")
@@ -51,10 +52,11 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if unknown:
             raise UserError(f"expected some of {', '.join(SUBJECTS)}; found {', '.join(unknown)}")
+        if options.output and not Path(options.output).parent.is_dir():
+            raise UserError(f"--output {options.output}: there is no such folder to write to")
         run(chosen, options)
     except UserError as error:
-        print(f"gzjax: {error}", file=sys.stderr)
-        sys.exit(2)
+        command_line.fail(str(error))
 
 
 def run(chosen: Sequence[str], options: Any) -> None:
@@ -71,14 +73,13 @@ def run(chosen: Sequence[str], options: Any) -> None:
         whole_numbers(options, name, default)
         for name, default in (("sizes", config.model.image_size), ("batches", config.batch_size))
     )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gzjax"
     settings = subjects.Settings(
         config=config,
         models=options.models or [config.model.name],
         sizes=sizes,
         batches=batches,
         dtypes=options.dtypes or [config.model.dtype],
-        cache=cache,
+        cache=command_line.cache_folder(),
         repeats=options.repeats,
     )
     for combination in subjects.combinations(settings):
@@ -144,4 +145,4 @@ def cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

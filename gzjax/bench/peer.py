@@ -90,6 +90,7 @@ class Player:
         try:
             what, text = self.connection.recv()
         except EOFError:
+            self.process.join()
             raise Missing(f"PyTorch's process ended with status {self.process.exitcode}") from None
         if what == "fault":
             raise Missing(text)
