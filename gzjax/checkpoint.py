@@ -5,7 +5,8 @@ running means, step, PRNG key), the place of the grain iterator, the config and 
 the data. Saving is asynchronous and atomic: a run killed while saving finds the one before.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,23 @@ class Checkpoints:
         self.manager.wait_until_finished()
 
     def about(self, step: int) -> dict[str, Any]:
-        """Config and data fingerprint that were saved with a step."""
-        return self.manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))[
-            "about"
-        ]
+        """Config and data fingerprint that were saved with a step.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        with self._damage_named(step):
+            items = ocp.args.Composite(about=ocp.args.JsonRestore())
+            return self.manager.restore(step, args=items)["about"]
 
     def weights(self, step: int) -> tuple[Weights, Weights]:
-        """The weights of a step and their moving average, on the host; of a run of any tree."""
-        saved = self.manager.item_metadata(step)["state"].tree
+        """The weights of a step and their moving average, on the host; of a run of any tree.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        with self._damage_named(step):
+            saved = self.manager.item_metadata(step)["state"].tree
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=SingleDeviceSharding(jax.local_devices()[0])
@@ -150,8 +160,14 @@ class Checkpoints:
         items: dict[str, Any] = {"state": ocp.args.StandardRestore(abstract)}
         if batches is not None:
             items["batches"] = grain.checkpoint.CheckpointRestore(batches)
-        try:
+        with self._damage_named(step):
             return self.manager.restore(step, args=ocp.args.Composite(**items))["state"]
+
+    @contextlib.contextmanager
+    def _damage_named(self, step: int) -> Iterator[None]:
+        """Tells what orbax raises of a checkpoint that is damaged, or of another structure."""
+        try:
+            yield
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
