@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from gzjax import command_line, experiment
 from gzjax import config as configs
 from gzjax.errors import UserError
-from gzjax.report import Report
+from gzjax.report import Report, result_name
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "gz2.py"
 CHALLENGE_TRAINING = 55_420  # of the challenge's 61,578 galaxies, a tenth being kept apart
@@ -74,6 +74,8 @@ VARIANTS = (
     Variant("no augmentation", "views in training", NO_VIEWS),
 )
 SIZES = (500, 1000, 2000)
+# Options in epochs, which are shorter on fewer galaxies.
+LENGTHS = ("optim.warmup", "optim.head_warmup", "optim.decay_every")
 
 
 def train(options: Mapping[str, Any], workdir: Path) -> None:
@@ -112,8 +114,8 @@ def is_done(workdir: Path) -> bool:
 
 
 def result_file(split: str, views: int) -> str:
-    """As `report.result_name` calls it."""
-    return f"evaluate_{split}.json" if views == 1 else f"evaluate_{split}_{views}_views.json"
+    """Where a run writes a score."""
+    return f"{result_name({'split': split, 'views': views})}.json"
 
 
 class Run(NamedTuple):
@@ -146,13 +148,14 @@ def planned_runs(
             options = {**common, "seed": seed, **variant.options}
             runs.append(Run(variant.name, options, root / f"{folder}_{seed}"))
         for size in (size for size in SIZES if size < training_galaxies):
-            epochs = round(common["epochs"] * training_galaxies / size)
+            longer = training_galaxies / size
+            epochs = round(common["epochs"] * longer)
             options = {
                 **common,
                 "seed": seed,
                 "data.training_galaxies": size,
                 "epochs": epochs,
-                "optim.warmup": config.optim.warmup * training_galaxies / size,
+                **{name: recipe[name] * longer for name in LENGTHS},
                 "evaluate.every": max(1, epochs // 2),
             }
             runs.append(Run(str(size), options, root / f"{size}_{seed}"))
@@ -287,12 +290,21 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
     ] + [(everything, scores(recipe, "test", VIEWS))]
     lines = [["training galaxies", "test RMSE, 16 views"]]
     lines += [[f"{size:,}", shown(values)] for size, values in sizes]
-    a, b = fit_power_law(
-        [size for size, _ in sizes],
-        [statistics.mean(by_seed.values()) for _, by_seed in sizes],
-    )
+    law = ""
+    if len(sizes) > 2:  # fewer would fit any law
+        a, b = fit_power_law(
+            [size for size, _ in sizes],
+            [statistics.mean(by_seed.values()) for _, by_seed in sizes],
+        )
+        law = (
+            f"Fitted: RMSE = {a:.3f} n^-{b:.3f}. For the {CHALLENGE_TRAINING:,} training galaxies "
+            f"of the whole challenge that says {a * CHALLENGE_TRAINING**-b:.4f}, an extrapolation "
+            f"by a factor of {CHALLENGE_TRAINING / everything:.0f} at this network, size and "
+            "number of steps, and without the floor that the votes' own noise sets."
+        )
     return "\n\n".join(
-        [
+        part
+        for part in [
             "# What each choice is worth",
             about,
             f"Validation: {result['galaxies']} galaxies, predicting the training mean scores "
@@ -307,11 +319,9 @@ def write_report(workdirs: Mapping[str, Sequence[Path]], about: str) -> str:
             table(free),
             "## More galaxies\n\nAll with about as many steps; nested subsets of one training set.",
             table(lines),
-            f"Fitted: RMSE = {a:.3f} n^-{b:.3f}. For the {CHALLENGE_TRAINING:,} training galaxies "
-            f"of the whole challenge that says {a * CHALLENGE_TRAINING**-b:.4f}, an extrapolation "
-            f"by a factor of {CHALLENGE_TRAINING / everything:.0f} at this network, size and "
-            "number of steps, and without the floor that the votes' own noise sets.",
+            law,
         ]
+        if part
     )
 
 
@@ -345,22 +355,25 @@ def main(arguments: Sequence[str]) -> None:
                 common[name] = ast.literal_eval(value)
             except (SyntaxError, ValueError):  # a word
                 common[name] = value
+        if common["evaluate.views"] != VIEWS:
+            raise UserError(f"evaluate.views: the table is of {VIEWS} views")
         config = recipe_with(common)
         galaxies = count_training_galaxies(config)
         runs = planned_runs(common, config, options.seeds, galaxies, root)
         unknown = set(options.only) - {run.name for run in runs}
         if unknown:
             raise UserError(f"--only: there is no variant {', '.join(sorted(unknown))}")
-        runs = [run for run in runs if not options.only or run.name in options.only]
+        chosen = [run for run in runs if not options.only or run.name in options.only]
         part, parts = share(options.share)
         if not options.only_report:
-            for run in runs[part - 1 :: parts]:
+            for run in chosen[part - 1 :: parts]:
                 train(run.options, run.workdir)
         if parts > 1 and not options.only_report:
             return
         workdirs: dict[str, list[Path]] = {}
         for run in runs:
             workdirs.setdefault(run.name, []).append(run.workdir)
+        workdirs = {name: some for name, some in workdirs.items() if any(map(is_done, some))}
         arguments = [argument for argument in sys.argv[1:] if argument != "--only_report"]
         about = f"Command: `launch/ablation {' '.join(arguments)}`"
         update(Path(options.report), write_report(workdirs, about))

@@ -102,10 +102,10 @@ def upright_maps(batch: int, field: float = 1.0) -> jax.Array:
 def grid_maps(count: int, field: float = 1.0, zoom: float = 1.0) -> np.ndarray:
     """Affine maps of `count` different views of one galaxy, to be averaged over.
 
-    As many are mirrored as not if the count is even; from 24 on, if it is a multiple of 6, a
-    third each is shown smaller, as it is, and larger; the rest are turns, evenly around: 60 views
-    are ten turns, three sizes and both mirrors, as in Dieleman et al. 2015 (arXiv:1503.07077).
-    The first is the upright view.
+    As many are mirrored as not if the count is even; from 24 on, if it is a multiple of 6 and
+    there is a zoom, a third each is shown smaller, as it is, and larger; the rest are turns,
+    evenly around: 60 views are ten turns, three sizes and both mirrors, as in Dieleman et al. 2015
+    (arXiv:1503.07077). The first is the upright view.
 
     Args:
       count: how many.
@@ -117,7 +117,8 @@ def grid_maps(count: int, field: float = 1.0, zoom: float = 1.0) -> np.ndarray:
       float32[count, 2, 3]; see `sample_maps`.
     """
     mirrors = (1.0, -1.0) if count % 2 == 0 else (1.0,)
-    scales = (1.0, zoom**-0.5, zoom**0.5) if count >= 24 and count % 6 == 0 else (1.0,)
+    sizes = zoom > 1 and count >= 24 and count % 6 == 0
+    scales = (1.0, zoom**-0.5, zoom**0.5) if sizes else (1.0,)
     turns = count // (len(mirrors) * len(scales))
     maps = []
     for turn, scale, mirror in itertools.product(range(turns), scales, mirrors):

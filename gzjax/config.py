@@ -233,6 +233,13 @@ def check(config: ConfigDict) -> None:
         raise UserError("--config.data.root: expected the folder of a pack; --mode pack makes one")
 
 
+def with_defaults(saved: Mapping[str, Any]) -> ConfigDict:
+    """The config of an earlier run; options that did not exist yet are as it was without them."""
+    config = default()
+    config.update(saved)
+    return config
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of each option; lists as tuples, as JSON does not tell them apart."""
     for name, value in config.items():
@@ -259,7 +266,7 @@ def check_same_run(before: Mapping[str, Any], now: ConfigDict, workdir: Path) ->
     Raises:
       UserError: they differ in more than what may change; lists the options.
     """
-    changed = differences(before, now)
+    changed = differences(with_defaults(before), now)
     if changed:
         listed = ", ".join(
             f"{option} was {old!r}, now {new!r}" for option, (old, new) in changed.items()

@@ -8,7 +8,9 @@
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 """
 
+import errno
 import logging
+import sys
 from pathlib import Path
 
 import absl.logging
@@ -118,11 +120,14 @@ def main(arguments: list[str]) -> None:
         run()
     except UserError as error:
         command_line.fail(str(error))
+    except KeyboardInterrupt:
+        print("gzjax: interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
     except OSError as error:
-        # A folder that cannot be written, a full disk; a fault of ours has no file's name.
-        if error.filename is None:
+        # A folder that cannot be written; a fault of ours has no file's name, nor has a full disk.
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        command_line.fail(f"{error.filename}: {error.strerror}")
+        command_line.fail(f"{error.filename or 'writing'}: {error.strerror}")
 
 
 if __name__ == "__main__":

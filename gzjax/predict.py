@@ -139,8 +139,10 @@ def finish(partial: Partial, output: Path, readable: bool) -> int:
     if parquet is not None:
         parquet.close()
     unreadable = pd.concat(faults)
+    listed = output.with_name(f"{output.name}.unreadable.csv")
+    listed.unlink(missing_ok=True)  # of an earlier prediction
     if len(unreadable):
-        unreadable.to_csv(output.with_name(f"{output.name}.unreadable.csv"), index=False)
+        unreadable.to_csv(listed, index=False)
     unfinished.rename(output)
     partial.path.unlink()
     return len(unreadable)

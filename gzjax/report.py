@@ -235,6 +235,16 @@ class Report:
         """Shows and writes an evaluation; `table` shows the questions though no one looks on."""
         if not self.loud:
             return
+        # Shown before it is written: a workdir that cannot be written to costs nobody the scores.
+        if table or self.console.is_terminal:
+            self.console.print(summary_table(result))
+        else:
+            self.say(
+                f"epoch {self._epoch(result['step'])}, step {result['step']} of {self.steps}: loss "
+                f"{self.latest['loss']:.4f}, {self.images / max(self.seconds, 1e-9):.0f} images/s; "
+                f"{summary_line(result)}"
+            )
+            self.images, self.seconds = 0, 0.0
         path = self.workdir / f"{result_name(result)}.json"
         path.write_text(json.dumps(result, indent=2) + "\n")
         curves = [
@@ -253,15 +263,6 @@ class Report:
                 f"rmse_{name}": value for name, value in result["rmse_per_question"].items()
             }
             self._write("validation", result["step"], scores | questions)
-        if table or self.console.is_terminal:
-            self.console.print(summary_table(result))
-            return
-        self.say(
-            f"epoch {self._epoch(result['step'])}, step {result['step']} of {self.steps}: loss "
-            f"{self.latest['loss']:.4f}, {self.images / max(self.seconds, 1e-9):.0f} images/s; "
-            f"{summary_line(result)}"
-        )
-        self.images, self.seconds = 0, 0.0
 
     def _epoch(self, step: int) -> str:
         return f"{step / self.steps_per_epoch:.4g}/{self.steps / self.steps_per_epoch:.4g}"

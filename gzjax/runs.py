@@ -35,6 +35,12 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
     multihost_utils.sync_global_devices("gzjax: looked for checkpoints")
     if before:
         configs.check_same_run(before["config"], config, workdir)
+        processes = before.get("processes", jax.process_count())
+        if processes != jax.process_count():
+            raise UserError(
+                f"{workdir} holds a run of {processes} processes, this one has "
+                f"{jax.process_count()}; each has its own place in the data, so expected as many"
+            )
         conventions, begin = Conventions.from_json(before["conventions"]), None
     else:
         conventions, begin = experiment.origin(config)
@@ -48,6 +54,7 @@ def run_training(config: ConfigDict, workdir: Path, cache: Path, check_images: b
         data = experiment.hold_on_devices(data, parts.replicated, report)
     about = {
         "config": config.to_dict(),
+        "processes": jax.process_count(),
         "conventions": conventions._asdict(),
         "data": data.fingerprint,
     }

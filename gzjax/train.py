@@ -182,7 +182,7 @@ def train(
     """The loop, from where `state` is to `steps`, or until asked to stop.
 
     Results stay on the device until they are recorded, so that the next batch is prepared while
-    the device works; nothing is saved before its loss is known to be finite.
+    the device works; nothing is saved before its loss and gradient are known to be finite.
 
     Args:
       state: to start from.
@@ -201,7 +201,7 @@ def train(
       The state after the last step done.
 
     Raises:
-      UserError: the loss is no longer finite.
+      UserError: the loss or its gradient is no longer finite.
     """
     pending: list[dict[str, jax.Array]] = []
     saved = start = int(state.step)
@@ -216,12 +216,15 @@ def train(
             results = jax.device_get(pending)
             pending = []
             for number, values in enumerate(results, done - len(results) + 1):
-                if not np.isfinite(values["loss"]):
-                    raise UserError(
-                        f"the loss is {values['loss']} at step {number}; the last good checkpoint "
-                        f"is of step {saved}. A lower --config.optim.learning_rate or "
-                        "--config.optim.clip_norm, in another --workdir, may help"
-                    )
+                # The gradient's, too: after an infinite one the weights are lost.
+                for name, value in values.items():
+                    if not np.isfinite(value):
+                        raise UserError(
+                            f"the {name.replace('_', ' ')} is {value} at step {number}; the last "
+                            f"good checkpoint is of step {saved}. A lower "
+                            "--config.optim.learning_rate or --config.optim.clip_norm, in another "
+                            "--workdir, may help"
+                        )
             record(done, results)
         metrics = evaluate(done, state) if evaluating else None
         if saving:

@@ -1,7 +1,10 @@
 """What is done with trained networks, one or several together: evaluation and prediction."""
 
+import functools
+import hashlib
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +30,7 @@ class Member(NamedTuple):
     about: config, conventions and fingerprint of the data, as they were saved.
     weights: the moving average, of the step that was best on validation.
     raw: the weights that it is the average of, on the host.
+    step_of: number of views -> the jitted predict step, compiled once.
     """
 
     workdir: Path
@@ -36,6 +40,13 @@ class Member(NamedTuple):
     raw: Weights
     step: int
     about: Mapping[str, Any]
+    step_of: Callable[[int], Any]
+
+    @property
+    def identity(self) -> str:
+        """Changes with what was trained on what, and for how long; not with where it lies."""
+        described = json.dumps([self.about, self.step], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def load_member(workdir: Path, overrides: Mapping[str, Any]) -> Member:
@@ -56,18 +67,15 @@ def load_member(workdir: Path, overrides: Mapping[str, Any]) -> Member:
         if best is None:
             raise UserError(f"{folder}: no finished checkpoint there")
         about = checkpoints.about(best)
-        config = configs.default()
-        config.update(about["config"])
+        config = configs.with_defaults(about["config"])
         config.update_from_flattened_dict(overrides)
         configs.check(config)
-        # Options that did not exist yet, when it was trained, are as they were without them.
-        before = configs.default()
-        before.update(about["config"])
-        configs.check_same_run(before.to_dict(), config, workdir)
+        configs.check_same_run(about["config"], config, workdir)
         parts = experiment.build(config, None, Conventions.from_json(about["conventions"]))
         raw, weights = checkpoints.weights(best)
         placed = jax.device_put(weights, parts.replicated)
-    return Member(workdir, config, parts, placed, raw, best, about)
+    step_of = functools.cache(functools.partial(experiment.compile_predict_step, config, parts))
+    return Member(workdir, config, parts, placed, raw, best, about, step_of)
 
 
 def load_same_data(
@@ -99,15 +107,16 @@ def predict_all(
     """What the crowd said of a split, and what each network predicts."""
     results = [
         experiment.predict_split(
-            member.config,
-            member.parts,
-            galaxies,
-            split,
-            member.weights,
-            experiment.compile_predict_step(member.config, member.parts, views),
+            member.config, member.parts, galaxies, split, member.weights, member.step_of(views)
         )
         for member, galaxies in zip(members, data, strict=True)
     ]
+    for member, (rows, _) in zip(members, results, strict=True):
+        if not np.array_equal(rows, results[0][0]):
+            raise UserError(
+                f"{member.workdir} and {members[0].workdir} have other galaxies in {split}; "
+                "expected runs of the same data.training_galaxies"
+            )
     return data[0].fractions[results[0][0]], [predicted for _, predicted in results]
 
 
@@ -175,6 +184,13 @@ def run_evaluation(
         mixed = ensemble.mix(predicted, weights)
         summary = metrics.summary(mixed, observed, first.training_mean)
         report.evaluated(result | summary, table=True)
+        if len(members) > 1:
+            for workdir, its in zip(workdirs, predicted, strict=True):
+                gain, low, high = metrics.rmse_difference(mixed, its, observed)
+                report.say(
+                    f"{workdir} alone: RMSE {metrics.rmse(its, observed):.4f}; together "
+                    f"{gain:+.4f} [{low:+.4f}, {high:+.4f}]"
+                )
 
 
 def run_prediction(
@@ -220,7 +236,7 @@ def run_prediction(
         weights = fit_mixture(members, data, count, report)
     job = {
         "images": listed.digest,
-        "networks": [[str(member.workdir), member.step] for member in members],
+        "networks": [member.identity for member in members],
         "weights": [round(float(weight), 4) for weight in weights],
         "views": count,
     }
@@ -233,17 +249,14 @@ def run_prediction(
     already = partial.done
     if already:
         report.say(f"going on after {already} images that are done")
-    steps = [
-        experiment.compile_predict_step(member.config, member.parts, count) for member in members
-    ]
 
     def step(batch: Mapping[str, Any]) -> tuple[np.ndarray, list[jax.Array]]:
         canvases = dict(zip(framings, batch["images"], strict=True))
         results = []
-        for member, compiled in zip(members, steps, strict=True):
+        for member in members:
             framing = member.config.data.crop, member.config.data.canvas
             shown = jax.device_put(canvases[framing], member.parts.by_galaxy)
-            results.append(compiled(member.weights, {"image": shown})["fractions"])
+            results.append(member.step_of(count)(member.weights, {"image": shown})["fractions"])
         return batch["fault"], results
 
     batches = pipeline.prediction_batches(

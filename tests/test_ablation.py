@@ -58,6 +58,16 @@ def test_the_page_says_what_was_found(tmp_path):
     assert "predicting the training mean scores 0.1600" in page
 
 
+def test_two_numbers_of_galaxies_make_no_law(tmp_path):
+    finish(tmp_path / "recipe_0", 0.1, 0.09)
+    finish(tmp_path / "500_0", 0.12, 0.11)
+    page = ablation.write_report(
+        {"recipe": [tmp_path / "recipe_0"], "500": [tmp_path / "500_0"]}, "Command: `x`"
+    )
+    assert "| 500 | 0.1090 |" in page
+    assert "Fitted" not in page
+
+
 def test_runs_that_are_not_done_do_not_count_and_seeds_are_paired(tmp_path):
     for name, validation in (("a_0", 0.1), ("a_1", 0.2), ("b_1", 0.25)):
         finish(tmp_path / name, validation, 0.3)
@@ -83,6 +93,7 @@ def test_a_finished_run_is_not_taken_for_one_with_other_options(tmp_path):
         ([], "expected --data"),
         (["--data", "x", "--report", "no-folder/x.md"], "--report no-folder/x.md: there is no"),
         (["--data", "x", "epochs"], "expected OPTION=VALUE, found epochs"),
+        (["--data", "x", "evaluate.views=8"], "evaluate.views: the table is of 16 views"),
         (["--data", "no-folder"], "no-folder"),
     ],
 )

@@ -125,6 +125,10 @@ def test_sixty_views_are_ten_turns_three_sizes_and_both_mirrors():
     assert sorted(set(angles)) == pytest.approx(list(range(0, 360, 36)), abs=0.02)
 
 
+def test_without_a_zoom_all_views_are_turns():
+    assert len(np.unique(augment.grid_maps(60).round(5), axis=0)) == 60
+
+
 def test_colours_shift_along_the_components_and_stay_in_range():
     images = np.full((4000, 2, 2, 3), 0.5, np.float32)
     for function in (augment.shift_colours, jax.jit(augment.shift_colours, static_argnums=2)):

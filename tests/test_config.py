@@ -92,3 +92,13 @@ def test_differences_survive_json_and_see_options_of_another_version():
     before["loss"]["terms"] = list(before["loss"]["terms"])
     del before["loss"]["gamma"]
     assert configs.differences(before, configs.default()) == {"loss.gamma": (None, 2.0)}
+
+
+def test_a_run_from_before_an_option_goes_on(tmp_path):
+    before = configs.default().to_dict()
+    del before["loss"]["gamma"]
+    configs.check_same_run(before, configs.default(), tmp_path)
+    now = configs.default()
+    now.loss.gamma = 3.0
+    with pytest.raises(UserError, match=r"loss\.gamma was 2\.0, now 3\.0"):
+        configs.check_same_run(before, now, tmp_path)

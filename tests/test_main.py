@@ -286,6 +286,30 @@ def test_two_processes_are_one_run(cache, tmp_path):
     assert "RMSE" not in printed[1]
     states = list((tmp_path / "checkpoints" / "8" / "batches").glob("process_*-of-2.json"))
     assert len(states) == 2
+    refused = run(cache, "--workdir", tmp_path, "--config.epochs=2")
+    assert refused.returncode == 2
+    assert "holds a run of 2 processes, this one has 1" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "expected"),
+    [
+        ("KeyboardInterrupt()", 130, "interrupted; the same command goes on where it was"),
+        ("OSError(errno.ENOSPC, 'No space left')", 2, "writing: No space left"),
+        ("OSError(errno.EACCES, 'Permission denied', 'x.csv')", 2, "x.csv: Permission denied"),
+    ],
+)
+def test_what_is_nobodys_fault_is_told_in_one_line(raised, code, expected):
+    program = (
+        "import errno, unittest.mock; from gzjax import main\n"
+        f"main.run = unittest.mock.Mock(side_effect={raised})\n"
+        "main.main(['gzjax'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert done.stderr == f"gzjax: {expected}\n"
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +369,7 @@ def test_networks_together_and_words(cache, finished, pictures, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "mixture fitted on validation: 0.50" in done.stdout
     assert "2 views, 2 networks" in done.stdout
+    assert re.search(r"alone: RMSE 0\.\d{4}; together [+-]0\.0000 \[", done.stdout)
     alone = json.loads((finished[0] / "evaluate_test.json").read_text())
     both = json.loads((finished[0] / "evaluate_test_2_networks.json").read_text())
     assert both["rmse"] == pytest.approx(alone["rmse"], rel=1e-5)

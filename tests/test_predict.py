@@ -95,3 +95,13 @@ def test_a_stretch_without_any_readable_image_is_no_fault_of_the_table(
     table = pd.read_parquet(output)
     assert table["GalaxyID"].tolist() == ["0", "1", "2", "3"]
     assert table["Class1.1"].dtype == np.float32
+
+
+def test_a_list_of_unreadable_images_is_of_the_last_prediction(tmp_path, crowd):
+    output = tmp_path / "p.csv"
+    for faults, listed in ((["broken", ""], True), (["", ""], False)):
+        partial = predict.Partial(output, JOB)
+        append(partial, 0, crowd[:2], faults)
+        predict.finish(partial, output, readable=False)
+        assert (tmp_path / "p.csv.unreadable.csv").exists() == listed
+        output.unlink()

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import pickle
+import zipfile
 
 import jax
 import numpy as np
@@ -224,6 +225,7 @@ def test_weights_of_another_network_are_told_by_name():
         ("imagenet", "efficientnet-tiny", "no public weights for efficientnet-tiny"),
         ("missing.safetensors", LITE0, "no such file of weights"),
         ("nonsense", LITE0, "expected imagenet, a file"),
+        ("configs/gz3", LITE0, "expected imagenet, a file"),  # a folder, so not of the hub
     ],
 )
 def test_weights_that_are_not_there(weights, network, expected):
@@ -236,6 +238,24 @@ def test_a_damaged_file_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match=rf"{name}: not readable as weights"):
         pretrained.read_file(tmp_path / name)
+
+
+def test_an_archive_with_a_flipped_byte_is_named(tmp_path):
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", pickle.dumps({"a": 1}, protocol=2))
+    content = bytearray(path.read_bytes())
+    content[50] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"w\.pth: not readable as weights"):
+        pretrained.read_file(path)
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]"])
+def test_a_broken_description_beside_weights_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json: expected what timm writes there"):
+        pretrained.conventions_of(tmp_path / "model.safetensors", {}, "efficientnet-b0")
 
 
 def test_a_pickle_that_would_run_code_is_not_run(tmp_path):

@@ -131,7 +131,7 @@ class FakeState:
     step = 0
 
 
-def run_loop(steps, result_of, *, stop=None, **intervals):
+def run_loop(steps, loss_of, *, gradient_of=lambda n: 1.0, stop=None, **intervals):
     """The loop with a step that only counts; returns what was done, in order."""
     done = []
     intervals = {"log_every": 4, "save_every": 3, "evaluate_every": 5} | intervals
@@ -141,7 +141,8 @@ def run_loop(steps, result_of, *, stop=None, **intervals):
             step.count += 1
             if step.count == stop:
                 signal.raise_signal(signal.SIGTERM)
-            return state, {"loss": np.float32(result_of(step.count))}
+            values = {"loss": loss_of(step.count), "gradient_norm": gradient_of(step.count)}
+            return state, {name: np.float32(value) for name, value in values.items()}
 
         step.count = 0
         train.train(
@@ -175,6 +176,12 @@ def test_a_request_to_stop_saves_and_ends():
 def test_a_loss_that_is_not_finite_names_step_and_last_good_checkpoint():
     with pytest.raises(UserError, match="nan at step 5; the last good checkpoint is of step 3"):
         run_loop(9, lambda n: np.nan if n == 5 else 1.0, evaluate_every=100)
+
+
+def test_a_gradient_that_is_not_finite_is_not_saved():
+    """The loss that belongs to it is finite still."""
+    with pytest.raises(UserError, match="the gradient norm is inf at step 2"):
+        run_loop(9, lambda n: 1.0, gradient_of=lambda n: np.inf if n == 2 else 1.0)
 
 
 def test_signals_are_as_before_afterwards():

@@ -6,6 +6,7 @@ Whatever is left out is counted and listed with its reason, never silently.
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from gzjax.errors import UserError
 from gzjax.tree import GALAXY_ZOO_2, Tree
 
+CHALLENGE_TABLE = "training_solutions_rev1.csv"
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 
@@ -109,21 +111,31 @@ def check_gates(fractions: pd.DataFrame, path: Path, tree: Tree = GALAXY_ZOO_2) 
             f"{path}: {rows.sum()} of {len(values)} rows break the decision tree, the worst is "
             f"GalaxyID {fractions.index[row]}: the answers of question {question.number} sum to "
             f"{sums[row, position]:.3f}, expected {gates[row, position]:.3f}. The challenge's "
-            "first, withdrawn table does so; use training_solutions_rev1.csv"
+            f"first, withdrawn table does so; use {CHALLENGE_TABLE}"
         )
+
+
+def check_name(name: str) -> str:
+    """Why a GalaxyID or a path cannot be written into tables; an empty string if it can."""
+    # Bytes that are no UTF-8 come as surrogates (Cs).
+    if name.isprintable() or not any(unicodedata.category(part) in ("Cc", "Cs") for part in name):
+        return ""
+    return f"{name!a}: expected a name in UTF-8, without control characters"
 
 
 def find_images(folder: Path) -> dict[str, Path]:
     """{GalaxyID: file} for each image directly in a folder, by the file's name.
 
     Raises:
-      UserError: no such folder, or two images of one GalaxyID.
+      UserError: no such folder, a name that cannot be written, or two images of one GalaxyID.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected images named by GalaxyID")
     images: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+            if fault := check_name(file.name):
+                raise UserError(f"{folder}: {fault}")
             if file.stem in images:
                 raise UserError(
                     f"{folder}: {images[file.stem].name} and {file.name} are images of one galaxy"
@@ -175,7 +187,7 @@ def check_image(file: Path, decode: bool = False) -> str:
 def read_catalogue(
     root: Path,
     *,
-    table: str = "training_solutions_rev1.csv",
+    table: str = CHALLENGE_TABLE,
     images: str = "images_training_rev1",
     decode: bool = False,
     tree: Tree = GALAXY_ZOO_2,
@@ -201,7 +213,7 @@ def read_catalogue(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --config.data.root names the folder of the data")
     student_tables = sorted(root.glob("Class1.*.csv"))
-    if (root / table).exists() or not student_tables:
+    if (root / table).exists() or not student_tables or table != CHALLENGE_TABLE:
         pairs = [(root / table, root / images)]
     else:
         pairs = [(path, path.with_suffix("")) for path in student_tables]

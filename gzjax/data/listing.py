@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from gzjax.data import pack
+from gzjax.data import catalog, pack
 from gzjax.data.catalog import SUFFIXES
 from gzjax.data.sources import ImageFiles, Images
 from gzjax.errors import UserError
@@ -64,7 +64,7 @@ def list_images(what: str) -> Listing:
       UserError: nothing there, or one GalaxyID twice.
     """
     path = Path(what)
-    if (path / pack.MANIFEST).exists():
+    if pack.is_pack(path):
         return Listing(list(pack.read_ids(path)), [], path)
     if path.is_dir():
         listing = _of_files(file for file in path.rglob("*") if file.is_file())
@@ -82,6 +82,8 @@ def list_images(what: str) -> Listing:
         raise UserError(found)
     seen: dict[str, str] = {}
     for galaxy, file in zip(listing.ids, listing.files, strict=True):
+        if fault := catalog.check_name(galaxy) or catalog.check_name(file):
+            raise UserError(f"--images {what}: {fault}")
         if galaxy in seen:
             raise UserError(
                 f"--images {what}: {seen[galaxy]} and {file} are images of one galaxy, {galaxy}; "
@@ -108,7 +110,7 @@ def _of_table(path: Path) -> Listing:
         column, known = _first(FILE_COLUMNS, names), _first(ID_COLUMNS, names)
         wanted = [name for name in (column, known) if name is not None]
         if csv:
-            table = pd.read_csv(path, dtype=str, usecols=wanted)
+            table = pd.read_csv(path, dtype=str, usecols=wanted, keep_default_na=False)
         else:
             table = pd.read_parquet(path, columns=wanted)
     except FileNotFoundError:
@@ -120,14 +122,19 @@ def _of_table(path: Path) -> Listing:
             f"{path}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
             f"{', '.join(map(str, names[:8]))}"
         )
-    if table[column].isna().any():
-        row = int(table[column].isna().to_numpy().argmax())
-        raise UserError(f"{path}: row {row + 1} names no file in the column {column}")
+    for name in wanted:
+        empty = (table[name].isna() | (table[name] == "")).to_numpy()
+        if empty.any():
+            raise UserError(f"{path}: row {int(empty.argmax()) + 1} has nothing in {name}")
     files = [os.path.join(path.parent, str(file)) for file in table[column]]
-    ids = (
-        [Path(file).stem for file in files] if known is None else table[known].astype(str).tolist()
-    )
-    return Listing(ids, files)
+    if known is None:
+        return Listing([Path(file).stem for file in files], files)
+    if pd.api.types.is_float_dtype(table[known]):
+        raise UserError(
+            f"{path}: {known} is a column of floating-point numbers, which cannot tell all "
+            "galaxies apart; expected text or whole numbers"
+        )
+    return Listing(table[known].astype(str).tolist(), files)
 
 
 def _first(names: Sequence[str], columns: Iterable[str]) -> str | None:

@@ -52,7 +52,6 @@ class PackedImages:
         self.files = list(files)
         self.ends = np.cumsum(galaxies)
         self.shape = (sum(galaxies), canvas, canvas, 3)
-        self.bytes = canvas * canvas * 3
         # Told how many galaxies there are, it need not open the files to see.
         self.records = grain.sources.ArrayRecordDataSource(
             [f"{file}[0:{count}]" for file, count in zip(files, galaxies, strict=True)]
@@ -67,7 +66,7 @@ class PackedImages:
         except RuntimeError as error:  # a checksum within the shard does not hold
             file = self.files[np.searchsorted(self.ends, position, side="right")]
             raise OSError(f"{file}: {error}") from error
-        return np.frombuffer(record, np.uint8, self.bytes).reshape(self.shape[1:])
+        return from_record(record, self.shape[1])[0]
 
 
 def to_record(image: np.ndarray, fractions: np.ndarray, galaxy: str) -> bytes:
@@ -77,11 +76,10 @@ def to_record(image: np.ndarray, fractions: np.ndarray, galaxy: str) -> bytes:
 
 def from_record(record: bytes, canvas: int) -> tuple[np.ndarray, np.ndarray, str]:
     """Image, vote fractions and GalaxyID of a record."""
-    after_image = canvas * canvas * 3
-    after_fractions = after_image + 4 * GALAXY_ZOO_2.size
-    image = np.frombuffer(record[:after_image], np.uint8).reshape(canvas, canvas, 3)
-    fractions = np.frombuffer(record[after_image:after_fractions], "<f4")
-    return image, fractions, record[after_fractions:].decode()
+    pixels = canvas * canvas * 3
+    image = np.frombuffer(record, np.uint8, pixels).reshape(canvas, canvas, 3)
+    fractions = np.frombuffer(record, "<f4", GALAXY_ZOO_2.size, pixels)
+    return image, fractions, record[pixels + fractions.nbytes :].decode()
 
 
 class Pack(NamedTuple):
@@ -105,12 +103,7 @@ def read(folder: Path, *, crop: float, canvas: int) -> Pack:
     Raises:
       UserError: no pack, a half-written or damaged one, one of another format, crop or canvas.
     """
-    manifest = read_json(folder / MANIFEST)
-    again = f"--mode pack --pack {folder}, with the recipe that it was begun with,"
-    if manifest is None:
-        if read_json(folder / UNFINISHED) is not None:
-            raise UserError(f"{folder}: this pack is half-written; {again} goes on with it")
-        raise UserError(f"{folder / MANIFEST}: no such file; --config.data.root names a pack")
+    manifest = _read_manifest(folder)
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{folder / MANIFEST}: expected a pack of format {FORMAT}, found "
@@ -125,7 +118,7 @@ def read(folder: Path, *, crop: float, canvas: int) -> Pack:
                 f"{manifest[option]}; set it so, or pack the galaxies again, into another folder"
             )
     if fault := damage(folder, manifest):
-        raise UserError(f"{fault}; {again} mends the pack")
+        raise UserError(f"{fault}; {_again(folder)} mends the pack")
     ids, fractions = _read_table(folder / TABLE)
     return Pack(
         ids=ids,
@@ -140,16 +133,36 @@ def read(folder: Path, *, crop: float, canvas: int) -> Pack:
     )
 
 
+def is_pack(folder: Path) -> bool:
+    """Whether there is a pack in a folder, be it half-written."""
+    whole = (folder / MANIFEST).exists() and (folder / TABLE).exists()
+    return whole or (folder / UNFINISHED).exists()
+
+
 def read_ids(folder: Path) -> tuple[str, ...]:
     """GalaxyIDs of a pack, in its order.
 
     Raises:
-      UserError: the table is damaged.
+      UserError: no pack, a half-written one, or its table is damaged.
     """
+    _read_manifest(folder)
     try:
         return _read_table(folder / TABLE)[0]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder / TABLE}: not readable: {error}") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / MANIFEST)
+    if manifest is not None:
+        return manifest
+    if read_json(folder / UNFINISHED) is not None:
+        raise UserError(f"{folder}: this pack is half-written; {_again(folder)} goes on with it")
+    raise UserError(f"{folder / MANIFEST}: no such file; --config.data.root names a pack")
+
+
+def _again(folder: Path) -> str:
+    return f"--mode pack --pack {folder}, with the recipe that it was begun with,"
 
 
 def damage(folder: Path, manifest: Mapping[str, Any]) -> str:

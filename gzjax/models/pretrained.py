@@ -93,7 +93,8 @@ def read(weights: str, network: str, conventions: str = "auto") -> Published:
             )
         path = download(ON_THE_HUB[network])
     elif not path.suffix or not (path.exists() or path.suffix in SUFFIXES):
-        if weights.count("/") != 1 or path.exists():
+        # A folder beside it, such as runs/, says that a run is meant and misspelt.
+        if weights.count("/") != 1 or path.exists() or path.parent.is_dir():
             raise UserError(
                 f"{option}: {weights}: expected imagenet, a file ({', '.join(SUFFIXES)}), the "
                 "folder of a run, or a repository on the Hugging Face hub such as "
@@ -176,8 +177,11 @@ def conventions_of(path: Path, tensors: dict[str, np.ndarray], network: str) -> 
     if "_conv_stem.weight" in tensors:
         return LITE if lite else TENSORFLOW
     if about.exists():
-        described = json.loads(about.read_text())
-        images = described.get("pretrained_cfg", {})
+        try:
+            described = json.loads(about.read_text())
+            images = described.get("pretrained_cfg", {})
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{about}: expected what timm writes there: {error}") from None
         known = TENSORFLOW if described.get("architecture", "").startswith("tf_") else PYTORCH
         return known._replace(
             mean=tuple(images.get("mean", known.mean)),

@@ -62,7 +62,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             content, read = _open_old(file)
             return _arrays(content, read)
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, AttributeError) as error:
+    except (
+        *(pickle.UnpicklingError, zipfile.BadZipFile),
+        *(EOFError, KeyError, IndexError, AttributeError),
+    ) as error:
         raise ValueError(f"not a PyTorch file of named tensors: {error}") from error
 
 
