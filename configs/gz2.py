@@ -21,7 +21,7 @@ def get_config():
     config.data.validation = 0.05
     config.data.test = 0.05
     # Larger than the view, which is resampled from it.
-    config.data.crop = 0.7
+    config.data.crop = 0.6
     config.data.canvas = 208
 
     config.model.name = "efficientnet-lite0"
