@@ -72,6 +72,8 @@ VARIANTS = (
     Variant("conditional targets", "targets", {"loss.targets": "conditional"}),
     Variant("from scratch", "start", {"model.weights": ""}),
     Variant("no augmentation", "views in training", NO_VIEWS),
+    Variant("the central 56 % of an image", "what is seen", {"data.crop": 0.7}),
+    Variant("half the rate", "learning rate", {"optim.learning_rate": 1e-3}),
 )
 SIZES = (500, 1000, 2000)
 # Options in epochs, which are shorter on fewer galaxies.
