@@ -2,11 +2,12 @@
 
     launch/run --config configs/gz2.py --config.data.root=FOLDER --workdir runs/real
 
-FOLDER holds `training_solutions_rev1.csv` and `images_training_rev1/`; with 3,665 galaxies, two
-cores take about 40 minutes. What each choice is worth is in docs/ablation.md. Networks are compared
-with the crowd's cumulative vote fractions; galaxies fill about half of the challenge's images, so
-the outer part is cut away; and the sky has no up, so every view is turned, flipped and zoomed at
-random. Predictions average 16 views.
+FOLDER holds `training_solutions_rev1.csv` and `images_training_rev1/`. With 3,665 galaxies two
+cores take 41 minutes, and come to an RMSE of 0.0868 on 188 test galaxies, where predicting the
+mean row scores 0.1651 (README.md). What each choice is worth is in docs/ablation.md. Networks are
+compared with the crowd's cumulative vote fractions; galaxies fill about half of the challenge's
+images, so the outer part is cut away; and the sky has no up, so every view is turned, flipped and
+zoomed at random. Predictions average 16 views.
 """
 
 from gzjax.config import default
