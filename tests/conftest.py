@@ -20,6 +20,16 @@ from gzjax.tree import GALAXY_ZOO_2
 
 
 @pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Skies and compiled programs, shared by all commands that tests start."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each of pytest's workers has a folder within one
+        folder = folder.parent
+    (folder / "cache").mkdir(exist_ok=True)
+    return folder / "cache"
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real galaxies named by GZJAX_DATA."""
     folder = os.environ.get("GZJAX_DATA", "")

@@ -13,11 +13,14 @@ from gzjax.bench import timing
 ROOT = Path(__file__).parent.parent
 
 
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+def bench(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs the bench; what one subject has compiled the next one has at once."""
     return subprocess.run(
         [sys.executable, "-m", "gzjax.bench", "--config", "configs/test.py", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        env=os.environ
+        | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "XDG_CACHE_HOME": str(cache)}
+        | {"JAX_COMPILATION_CACHE_DIR": str(cache / "compiled")},
         capture_output=True,
         text=True,
         timeout=500,
@@ -25,9 +28,11 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_figures_of_every_subject_are_printed_and_written(tmp_path):
+def test_figures_of_every_subject_are_printed_and_written(cache, tmp_path):
     output = tmp_path / "bench.json"
-    done = bench("step", "input", "e2e", "predict", "augment", "--repeats", 1, "--output", output)
+    done = bench(
+        cache, "step", "input", "e2e", "predict", "augment", "--repeats", 1, "--output", output
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads(output.read_text())
     assert set(figures["machine"]) >= {"devices", "cores", "jax", "recipe", "repeats", "command"}
@@ -47,9 +52,9 @@ def test_figures_of_every_subject_are_printed_and_written(tmp_path):
         assert name in done.stdout
 
 
-def test_simulated_devices_reduce_gradients_and_gather_nothing(tmp_path):
+def test_simulated_devices_reduce_gradients_and_gather_nothing(cache, tmp_path):
     output = tmp_path / "bench.json"
-    done = bench("scaling", "--repeats", 1, "--output", output)
+    done = bench(cache, "scaling", "--repeats", 1, "--output", output)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads(output.read_text())["scaling"]
     combinations = [(row["devices"], row["accumulate"]) for row in rows]
@@ -71,8 +76,8 @@ def test_simulated_devices_reduce_gradients_and_gather_nothing(tmp_path):
         (["--models", "efficientnet-b99"], "--config.model.name: expected one of"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments, expected):
-    done = bench(*arguments)
+def test_a_mistake_is_told_in_one_line(cache, arguments, expected):
+    done = bench(cache, *arguments)
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr

@@ -30,12 +30,6 @@ def environment() -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    """Sky and compiled steps, shared by all processes of this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def command(cache: Path, *arguments: object) -> list[str]:
     return [
         *(sys.executable, "-m", "gzjax.main", "--config", "configs/test.py", "--cache", str(cache)),

@@ -17,7 +17,7 @@ from absl import flags
 from array_record.python.array_record_module import ArrayRecordReader
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
-from test_main import assert_identical, final_state, run
+from test_main import EPOCHS, assert_identical, final_state, run
 
 from gzjax import experiment
 from gzjax.data import dataset, pack, packing, pipeline
@@ -324,9 +324,9 @@ def test_images_that_do_not_fit_are_refused(packed, tmp_path, monkeypatch):
         experiment.hold_on_devices(data, None, Report(tmp_path, loud=False))
 
 
-def test_training_from_a_pack_is_training_from_its_source(tmp_path):
+def test_training_from_a_pack_is_training_from_its_source(cache, tmp_path):
     """As people start it; the pack is held on the device, too, and takes over a run."""
-    cache, folder = tmp_path / "cache", tmp_path / "pack"
+    folder = tmp_path / "pack"
     source, from_pack = tmp_path / "source", tmp_path / "from_pack"
     reads_pack = ("--config.data.kind=pack", f"--config.data.root={folder}")
 
@@ -338,14 +338,12 @@ def test_training_from_a_pack_is_training_from_its_source(tmp_path):
     printed = done("--mode", "pack", "--pack", folder)
     assert f"packing galaxies into {folder}: 160" in printed
     assert "160 galaxies (synthetic sky)" in printed
-    done("--workdir", source, "--config.epochs=1")
-    done("--workdir", from_pack, "--config.epochs=1", "--config.data.on_device=True", *reads_pack)
+    done("--workdir", source, EPOCHS)
+    done("--workdir", from_pack, EPOCHS, "--config.data.on_device=True", *reads_pack)
     assert_identical(final_state(source), final_state(from_pack))
     before = json.loads((source / "evaluate_test.json").read_text())
     assert before["data"] == "synthetic sky"
     (source / "evaluate_test.json").unlink()
     assert json.loads((from_pack / "evaluate_test.json").read_text()) == before
-    assert "going on from step 8 of 8" in done(
-        "--workdir", source, "--config.epochs=1", *reads_pack
-    )
+    assert "going on from step 32 of 32" in done("--workdir", source, EPOCHS, *reads_pack)
     assert json.loads((source / "evaluate_test.json").read_text()) == before

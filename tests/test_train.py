@@ -44,7 +44,7 @@ def initial_state(recipe, parts):
 
 @pytest.fixture(scope="module")
 def on_devices(recipe, batch):
-    """{number of devices: (compiled step, state after two steps, its last metrics)}."""
+    """{number of devices: (compiled step, state after two steps, its metrics, first weights)}."""
     results = {}
     for number in (1, 8):
         parts = experiment.build(recipe, 160, devices=jax.devices()[:number])
@@ -53,17 +53,18 @@ def on_devices(recipe, batch):
         parts = parts._replace(optimiser=optax.sgd(0.1))
         step = experiment.compile_train_step(recipe, parts)
         state = jax.device_put(initial_state(recipe, parts), parts.replicated)
+        first = jax.device_get(state.weights)
         spread = {name: jax.device_put(array, parts.by_galaxy) for name, array in batch.items()}
         compiled = step.lower(state, spread).compile()
         for _ in range(2):
             state, metrics = compiled(state, spread)
-        results[number] = compiled, state, metrics
+        results[number] = compiled, state, metrics, first
     return results
 
 
 def test_eight_devices_do_what_one_does(on_devices):
-    _, one, metrics = on_devices[1]
-    _, eight, metrics_of_eight = on_devices[8]
+    _, one, metrics, _ = on_devices[1]
+    _, eight, metrics_of_eight, _ = on_devices[8]
     assert len(jax.tree.leaves(eight.weights)[0].sharding.device_set) == 8
     for name, value in metrics.items():
         assert float(value) == pytest.approx(float(metrics_of_eight[name]), rel=2e-3), name
@@ -85,16 +86,14 @@ def test_the_step_of_eight_devices_reduces_and_gathers_nothing(on_devices):
     assert " all-gather(" not in program
 
 
-def test_a_step_counts_and_moves_everything(on_devices, recipe):
-    _, state, metrics = on_devices[1]
+def test_a_step_counts_and_moves_everything(on_devices):
+    _, state, metrics, first = on_devices[1]
     assert int(state.step) == 2
     assert set(metrics) == {
         "loss", "gradient_norm", "mse", "focal", "kl", "weight_mse", "weight_focal", "weight_kl",
     }  # fmt: skip
-    parts = one_device(recipe)
-    fresh = initial_state(recipe, parts)
     for (path, before), after in zip(
-        jax.tree.leaves_with_path(fresh.weights), jax.tree.leaves(state.weights), strict=True
+        jax.tree.leaves_with_path(first), jax.tree.leaves(state.weights), strict=True
     ):
         assert np.any(np.asarray(before) != np.asarray(after)), path
 
@@ -111,9 +110,9 @@ def test_the_average_follows_the_weights_by_hand():
     assert float(average.batch_stats["s"]) == pytest.approx(1 - expected, rel=1e-4)
 
 
-def test_a_step_averages_statistics_too_and_without_averaging_follows_at_once(on_devices, recipe):
-    _, state, _ = on_devices[1]
-    before = jax.tree.leaves(initial_state(recipe, one_device(recipe)).weights)
+def test_a_step_averages_statistics_too_and_without_averaging_follows_at_once(on_devices):
+    _, state, _, begun = on_devices[1]
+    before = jax.tree.leaves(begun)
     weights, average = jax.tree.leaves(state.weights), jax.tree.leaves(state.average)
     for first, now, mean in zip(before, weights, average, strict=True):
         # Two steps: the average lies between where it began and where the weights are.

@@ -30,6 +30,10 @@ _DTYPES = {
 }
 
 
+# What a file that is damaged, or of something else, makes the readers raise.
+_DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, AttributeError)
+
+
 class _Storage(NamedTuple):
     key: str
     dtype: np.dtype
@@ -62,10 +66,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             content, read = _open_old(file)
             return _arrays(content, read)
-    except (
-        *(pickle.UnpicklingError, zipfile.BadZipFile),
-        *(EOFError, KeyError, IndexError, AttributeError),
-    ) as error:
+    except _DAMAGE as error:
         raise ValueError(f"not a PyTorch file of named tensors: {error}") from error
 
 
