@@ -145,6 +145,8 @@ def test_the_student_projects_layout_is_read_too(tmp_path, crowd):
     galaxies, left_out = catalog.read_catalogue(tmp_path)
     assert list(galaxies.index) == ["10", "11", "20", "21", "30", "31"]
     assert left_out.empty
+    with pytest.raises(UserError, match=r"training_solution\.csv: no such file"):
+        catalog.read_catalogue(tmp_path, table="training_solution.csv")  # misspelt
 
 
 @given(
