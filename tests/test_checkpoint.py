@@ -72,26 +72,17 @@ def test_a_state_comes_back_with_the_place_of_its_batches(folder, batches):
     np.testing.assert_array_equal(average.batch_stats["stem"]["mean"], np.ones(3))
 
 
-def damage(folder, step, item):
-    """Cuts what describes an item of a checkpoint in half."""
-    (file,) = (
-        folder / str(step) / item / name
-        for name in ("_METADATA", "metadata")
-        if (folder / str(step) / item / name).exists()
-    )
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
 @pytest.mark.parametrize(
-    ("item", "read"),
+    ("file", "read"),
     [
-        ("about", lambda checkpoints: checkpoints.about(4)),
-        ("state", lambda checkpoints: checkpoints.restore(4, state_of(0.0))),
-        ("state", lambda checkpoints: checkpoints.weights(4)),
+        ("about/metadata", lambda checkpoints: checkpoints.about(4)),
+        ("state/_METADATA", lambda checkpoints: checkpoints.restore(4, state_of(0.0))),
+        ("state/_METADATA", lambda checkpoints: checkpoints.weights(4)),
     ],
 )
-def test_a_damaged_checkpoint_is_named(folder, item, read):
-    damage(folder, 4, item)
+def test_a_damaged_checkpoint_is_named(folder, file, read):
+    path = folder / "4" / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with (
         Checkpoints(folder) as checkpoints,
         pytest.raises(UserError, match=r"4: this checkpoint cannot be read .*; delete the folder"),
