@@ -1,15 +1,21 @@
-"""The student's project that gzjax grew from, as it was documented.
+"""The student project that gzjax grew from, as it was documented.
 
     launch/run --config configs/seed.py --config.data.root=FOLDER --workdir runs/seed
 
-EfficientNet-B0 on whole images rescaled from 424 to 128 pixels, without augmentation; ReLU and
-division by each question's sum, but not the gates: it learns the fractions among those who were
-asked. MSE, focal loss and KL divergence, weighted so that each gets equal attention; AdamW with a
-decaying rate, batches of 32, 20 epochs. It reached an RMSE of 0.23 on those conditional fractions
-by its own account; here it is scored, like every other, on the cumulative 37.
+FOLDER is that of configs/gz2.py, or holds the project's own tables `Class1.x.csv`, each with a
+folder `Class1.x` of images.
+
+Source of the network: Tan & Le 2019 (arXiv:1905.11946).
+Score: RMSE 0.23 by the project's own account, on conditional fractions (those of the volunteers
+who were asked); here it is scored on the 37 cumulative fractions, like every other recipe.
+
+EfficientNet-B0 on whole images, rescaled from 424 to 128 pixels, without augmentation. Outputs pass
+through ReLU and are divided by each question's sum, but not multiplied by the gates, so the network
+learns conditional fractions. MSE, focal loss and KL divergence, weighted so that each gets equal
+attention; AdamW with a decaying learning rate, batches of 32, 20 epochs.
 """
 
-from gzjax.config import default
+from gzjax.run.config import default
 
 
 def get_config():

@@ -1,11 +1,12 @@
-"""Random views of galaxies, on the device, inside the jitted step.
+"""Views of galaxies, on the device, inside the jitted step.
 
-The sky has no up and no mirror, so a galaxy turned, flipped or slightly nearer is as good a
-galaxy. Turning, zooming, shifting and flipping are one affine map, so the stored canvas is
-resampled once, straight to the size the network sees. Everything is a pure function of
-(key, images).
+Training sees a random view of each galaxy; prediction averages over its test-time views. The sky
+has no up and no mirror, so a galaxy rotated, flipped or slightly nearer is as good a galaxy.
+Rotation, zoom, shift and flip are one affine map, so the stored canvas is resampled once, straight
+to the size that the network sees. Everything is a pure function of (key, images).
 """
 
+import dataclasses
 import itertools
 import math
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Num, PRNGKeyArray, UInt8
+
+from gzjax.settings import Settings, number, switch
 
 # Principal components of the colours of real galaxies' images, in [0, 1], each times its standard
 # deviation: mostly brighter or fainter, a little redder or bluer. Measured on 400 of the
@@ -28,33 +32,44 @@ ERASED_AREA = (0.02, 0.15)
 ERASED_ASPECT = 3.0
 
 
-class Views(NamedTuple):
-    """How views are drawn; the defaults leave every galaxy as it is.
+@dataclasses.dataclass(frozen=True)
+class Augmentation(Settings):
+    """How random views are drawn; the defaults leave every galaxy as it is.
 
     field: side of the view as a fraction of the canvas's side.
-    rotate: turn by an angle uniform within +- this many degrees; 180 is any angle.
-    zoom: magnify by a factor log-uniform within [1 / zoom, zoom].
-    shift: move by a distance uniform within +- this fraction of the view's side, each way.
-    flip: mirror every second galaxy.
-    colour: deviation of the draws of `shift_colours`, 0.1 in Krizhevsky et al. 2012; 0: none.
-    erase: chance that a rectangle is blackened by `erase_rectangles`.
+    rotate: rotation by an angle uniform within +- this many degrees; 180 is any angle.
+    zoom: magnification by a factor log-uniform within [1 / zoom, zoom].
+    shift: shift by a distance uniform within +- this fraction of the view's side, each way.
+    flip: mirror half of the galaxies, at random.
+    colour: standard deviation of `shift_colours`, 0.1 in Krizhevsky et al. 2012; 0: none.
+    erase: probability of `erase_rectangles`.
+    """
+
+    field: float = number(1.0, above=0, most=1)
+    rotate: float = number(0.0, least=0, most=180, unit="degrees")
+    zoom: float = number(1.0, least=1)
+    shift: float = number(0.0, least=0, most=0.5)
+    flip: bool = switch(False)
+    colour: float = number(0.0, least=0)
+    erase: float = number(0.0, least=0, most=1)
+
+
+class TestViews(NamedTuple):
+    """How test-time views are made; see `grid_maps`.
+
+    field: side of the view as a fraction of the canvas's side.
+    zoom: random views were magnified by up to this factor in training.
+    at_once: views of each galaxy computed at the same time; more need more memory.
     """
 
     field: float = 1.0
-    rotate: float = 0.0
     zoom: float = 1.0
-    shift: float = 0.0
-    flip: bool = False
-    colour: float = 0.0
-    erase: float = 0.0
-
-    @property
-    def upright(self) -> "Views":
-        """The one view without chance, for evaluation."""
-        return Views(field=self.field)
+    at_once: int = 1
 
 
-def sample_maps(key: jax.Array, batch: int, views: Views) -> jax.Array:
+def sample_maps(
+    key: PRNGKeyArray, batch: int, augmentation: Augmentation
+) -> Float[Array, "{batch} 2 3"]:
     """Random affine maps from a view to the canvas.
 
     Coordinates are in units of half a side, (x, y) from the centre, so that a map does not depend
@@ -63,24 +78,26 @@ def sample_maps(key: jax.Array, batch: int, views: Views) -> jax.Array:
     Args:
       key: PRNG key.
       batch: number of maps.
-      views: how they are drawn.
+      augmentation: how they are drawn.
 
     Returns:
-      float32[batch, 2, 3]: the linear part and, in the last column, the shift.
+      float32: the linear part and, in the last column, the shift.
     """
     angle_key, zoom_key, shift_key, flip_key = jax.random.split(key, 4)
     angle = jnp.deg2rad(
-        jax.random.uniform(angle_key, (batch,), minval=-views.rotate, maxval=views.rotate)
+        jax.random.uniform(
+            angle_key, (batch,), minval=-augmentation.rotate, maxval=augmentation.rotate
+        )
     )
-    log_zoom = math.log(views.zoom)
-    scale = views.field * jnp.exp(
+    log_zoom = math.log(augmentation.zoom)
+    scale = augmentation.field * jnp.exp(
         jax.random.uniform(zoom_key, (batch,), minval=-log_zoom, maxval=log_zoom)
     )
     # A side is 2 units long, and the shift is a fraction of the view's side.
-    reach = 2 * views.shift * views.field
+    reach = 2 * augmentation.shift * augmentation.field
     shift = jax.random.uniform(shift_key, (batch, 2), minval=-reach, maxval=reach)
     mirror = jnp.where(
-        jax.random.bernoulli(flip_key, 0.5 if views.flip else 0.0, (batch,)), -1.0, 1.0
+        jax.random.bernoulli(flip_key, 0.5 if augmentation.flip else 0.0, (batch,)), -1.0, 1.0
     )
     cosine, sine = jnp.cos(angle) * scale, jnp.sin(angle) * scale
     return jnp.stack(
@@ -92,54 +109,60 @@ def sample_maps(key: jax.Array, batch: int, views: Views) -> jax.Array:
     )
 
 
-def upright_maps(batch: int, field: float = 1.0) -> jax.Array:
-    """float32[batch, 2, 3]: the maps that show the central `field` of the canvas as it is."""
+def upright_maps(batch: int, field: float = 1.0) -> Float32[Array, "{batch} 2 3"]:
+    """The maps that show the central `field` of the canvas as it is."""
     return jnp.broadcast_to(
         jnp.asarray([[field, 0.0, 0.0], [0.0, field, 0.0]], jnp.float32), (batch, 2, 3)
     )
 
 
-def grid_maps(count: int, field: float = 1.0, zoom: float = 1.0) -> np.ndarray:
-    """Affine maps of `count` different views of one galaxy, to be averaged over.
+def grid_maps(
+    count: int, field: float = 1.0, zoom: float = 1.0
+) -> Float32[np.ndarray, "{count} 2 3"]:
+    """Affine maps of `count` different test-time views of one galaxy, to be averaged over.
 
-    As many are mirrored as not if the count is even; from 24 on, if it is a multiple of 6 and
-    there is a zoom, a third each is shown smaller, as it is, and larger; the rest are turns,
-    evenly around: 60 views are ten turns, three sizes and both mirrors, as in Dieleman et al. 2015
+    If the count is even, half are mirrored. If it is a multiple of 6, at least 24, and there is a
+    zoom, a third each is smaller, unchanged, and larger. The rest are rotations, evenly spaced: 60
+    views are ten rotations, three sizes and both mirrors, as in Dieleman et al. 2015
     (arXiv:1503.07077). The first is the upright view.
 
     Args:
       count: how many.
-      field: side of the view as a fraction of the canvas's side.
-      zoom: views were trained on magnified by up to this factor; half of it, in the logarithm, is
-        used here.
+      field: see `TestViews`.
+      zoom: see `TestViews`; half of it, in the logarithm, is used here.
 
     Returns:
-      float32[count, 2, 3]; see `sample_maps`.
+      See `sample_maps`.
     """
     mirrors = (1.0, -1.0) if count % 2 == 0 else (1.0,)
     sizes = zoom > 1 and count >= 24 and count % 6 == 0
     scales = (1.0, zoom**-0.5, zoom**0.5) if sizes else (1.0,)
-    turns = count // (len(mirrors) * len(scales))
+    rotations = count // (len(mirrors) * len(scales))
     maps = []
-    for turn, scale, mirror in itertools.product(range(turns), scales, mirrors):
-        angle = 2 * math.pi * turn / turns
+    for rotation, scale, mirror in itertools.product(range(rotations), scales, mirrors):
+        angle = 2 * math.pi * rotation / rotations
         cosine, sine = field * scale * math.cos(angle), field * scale * math.sin(angle)
         maps.append([[mirror * cosine, -sine, 0.0], [mirror * sine, cosine, 0.0]])
     return np.asarray(maps, np.float32)
 
 
-def warp(images: jax.Array, maps: jax.Array, size: int, oversample: int = 1) -> jax.Array:
-    """Resamples each image through its affine map, bilinearly; beyond the edge, the edge goes on.
+def warp(
+    images: Num[Array, "batch height width channels"],
+    maps: Float[Array, "batch 2 3"],
+    size: int,
+    oversample: int = 1,
+) -> Float32[Array, "batch {size} {size} channels"]:
+    """Resamples each image through its affine map, bilinearly; outside, its edge is repeated.
 
     Args:
-      images: uint8[batch, height, width, channels], or float in [0, 255].
-      maps: float32[batch, 2, 3], from the view to the canvas; see `sample_maps`.
+      images: uint8, or float in [0, 255].
+      maps: from the view to the canvas; see `sample_maps`.
       size: side of the result in pixels.
       oversample: points averaged each way within a pixel of the result. Where the view has fewer
-        pixels than the piece of canvas it shows, this keeps fine structure from aliasing.
+        pixels than the part of the canvas that it shows, this keeps fine structure from aliasing.
 
     Returns:
-      float32[batch, size, size, channels] in [0, 1].
+      Values in [0, 1].
     """
     height, width, channels = images.shape[1:]
     pixels = images.reshape(len(images), height * width, channels)
@@ -174,36 +197,34 @@ def warp(images: jax.Array, maps: jax.Array, size: int, oversample: int = 1) -> 
     return jnp.asarray(total) / (255 * oversample**2)
 
 
-def shift_colours(key: jax.Array, images: jax.Array, deviation: float) -> jax.Array:
+def shift_colours(
+    key: PRNGKeyArray, images: Float[Array, "batch height width 3"], deviation: float
+) -> Float[Array, "batch height width 3"]:
     """Shifts all pixels of an image alike, along the principal components of galaxies' colours.
 
     Krizhevsky et al. 2012, section 4.1; Dieleman et al. 2015 used the first component alone.
 
     Args:
       key: PRNG key.
-      images: float32[batch, height, width, 3] in [0, 1].
+      images: in [0, 1]; so is the result.
       deviation: of the normal draws that each component is multiplied by.
-
-    Returns:
-      float32[batch, height, width, 3] in [0, 1].
     """
     draws = deviation * jax.random.normal(key, (len(images), len(COLOUR_COMPONENTS)))
     shifts = jnp.matmul(draws, jnp.asarray(COLOUR_COMPONENTS), precision=jax.lax.Precision.HIGHEST)
     return jnp.clip(images + shifts[:, None, None, :], 0.0, 1.0)
 
 
-def erase_rectangles(key: jax.Array, images: jax.Array, chance: float) -> jax.Array:
+def erase_rectangles(
+    key: PRNGKeyArray, images: Float[Array, "batch height width 3"], probability: float
+) -> Float[Array, "batch height width 3"]:
     """Blackens a rectangle, as dark as the sky, in some of the images.
 
     Random erasing, Zhong et al. 2020 (arXiv:1708.04896). The rectangle's centre lies anywhere.
 
     Args:
       key: PRNG key.
-      images: float32[batch, height, width, 3].
-      chance: of each image.
-
-    Returns:
-      float32[batch, height, width, 3].
+      images: any values.
+      probability: of each image.
     """
     batch, height, width, _ = images.shape
     chosen_key, area_key, aspect_key, centre_key = jax.random.split(key, 4)
@@ -211,7 +232,7 @@ def erase_rectangles(key: jax.Array, images: jax.Array, chance: float) -> jax.Ar
     area = jnp.exp(jax.random.uniform(area_key, (batch,), minval=smallest, maxval=largest))
     longest = math.log(ERASED_ASPECT)
     aspect = jnp.exp(jax.random.uniform(aspect_key, (batch,), minval=-longest, maxval=longest))
-    chosen = jax.random.bernoulli(chosen_key, chance, (batch,))
+    chosen = jax.random.bernoulli(chosen_key, probability, (batch,))
     centre = jax.random.uniform(centre_key, (batch, 2))
 
     def within(pixels: int, position: jax.Array, side: jax.Array) -> jax.Array:
@@ -224,41 +245,44 @@ def erase_rectangles(key: jax.Array, images: jax.Array, chance: float) -> jax.Ar
     return jnp.where(erased[..., None], 0.0, images)
 
 
-def view(images: jax.Array, views: Views, size: int, key: jax.Array | None = None) -> jax.Array:
-    """What the network is shown of a batch of canvases.
+def mapped(
+    images: Num[Array, "batch height width channels"],
+    maps: Float[Array, "batch 2 3"],
+    size: int,
+    widest: float,
+) -> Float32[Array, "batch {size} {size} channels"]:
+    """`warp`, with as many points averaged within a pixel as needed not to alias.
 
-    Args:
-      images: uint8[batch, canvas, canvas, 3].
-      views: how views are drawn.
-      size: side of the view in pixels.
-      key: PRNG key; None shows every galaxy upright, without chance.
-
-    Returns:
-      float32[batch, size, size, 3] in [0, 1].
+    `widest` is the largest side that any of the maps shows, as a fraction of the canvas's side.
     """
-    if key is None or views == views.upright:
-        if views.field == 1.0 and images.shape[1] == size:
-            return images.astype(jnp.float32) / 255
-        return mapped(images, upright_maps(len(images), views.field), size, views.field)
-    map_key, colour_key, erase_key = jax.random.split(key, 3)
-    maps = sample_maps(map_key, len(images), views)
-    shown = mapped(images, maps, size, views.field * views.zoom)
-    if views.colour:
-        shown = shift_colours(colour_key, shown, views.colour)
-    if views.erase:
-        shown = erase_rectangles(erase_key, shown, views.erase)
-    return shown
-
-
-def mapped(images: jax.Array, maps: jax.Array, size: int, widest: float) -> jax.Array:
-    """`warp`, with as many points averaged within a pixel as the shrinking asks for.
-
-    Args:
-      images: see `warp`.
-      maps: see `warp`.
-      size: see `warp`.
-      widest: the largest side that any of the maps shows, as a fraction of the canvas's side.
-    """
-    # A shrinking of up to a quarter is left to the bilinear weights.
+    # Up to a quarter more pixels than points are left to the bilinear weights.
     oversample = max(1, math.ceil(widest * images.shape[1] / size - 0.25))
     return warp(images, maps, size, oversample)
+
+
+def upright_view(
+    images: UInt8[Array, "batch canvas canvas 3"], field: float, size: int
+) -> Float32[Array, "batch {size} {size} 3"]:
+    """The central `field` of each canvas, a fraction of its side, with values in [0, 1]."""
+    if field == 1.0 and images.shape[1] == size:
+        return images.astype(jnp.float32) / 255
+    return mapped(images, upright_maps(len(images), field), size, field)
+
+
+def random_views(
+    key: PRNGKeyArray,
+    images: UInt8[Array, "batch canvas canvas 3"],
+    augmentation: Augmentation,
+    size: int,
+) -> Float32[Array, "batch {size} {size} 3"]:
+    """A random view of each canvas, `size` pixels a side, with values in [0, 1]."""
+    if augmentation == Augmentation(field=augmentation.field):
+        return upright_view(images, augmentation.field, size)
+    map_key, colour_key, erase_key = jax.random.split(key, 3)
+    maps = sample_maps(map_key, len(images), augmentation)
+    shown = mapped(images, maps, size, augmentation.field * augmentation.zoom)
+    if augmentation.colour:
+        shown = shift_colours(colour_key, shown, augmentation.colour)
+    if augmentation.erase:
+        shown = erase_rectangles(erase_key, shown, augmentation.erase)
+    return shown

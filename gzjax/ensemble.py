@@ -3,37 +3,31 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from scipy import optimize
 
+Fractions = Float[np.ndarray, "galaxies answers"]
+Weights = Float[np.ndarray, " networks"]
 
-def mix(predictions: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """The weighted mean of predictions; where each obeys the tree, so does it.
 
-    Args:
-      predictions: float[galaxies, answers] of each network.
-      weights: float[networks], 0 or more, summing to 1.
-    """
+def mix(predictions: Sequence[Fractions], weights: Weights) -> Fractions:
+    """The weighted mean, float32, of each network's predictions; it obeys the tree if they do."""
     return np.tensordot(weights, np.stack(predictions), axes=1).astype(np.float32)
 
 
-def uniform_weights(networks: int) -> np.ndarray:
-    """float64[networks], all alike."""
+def uniform_weights(networks: int) -> Weights:
+    """The same weight for all; they sum to 1."""
     return np.full(networks, 1 / networks)
 
 
-def fit_weights(predictions: Sequence[np.ndarray], observed: np.ndarray) -> np.ndarray:
-    """The weights of the mixture with the lowest RMSE on galaxies that no network learnt from.
+def fit_weights(predictions: Sequence[Fractions], observed: Fractions) -> Weights:
+    """The weights, of 0 or more, of the mixture with the lowest RMSE; they sum to 1.
+
+    To be fitted on galaxies that no network was trained on, and not scored on the same ones.
 
     As the weights sum to 1, the mixture's error is the mixture of the errors, and its mean square
     a quadratic form in the weights with one minimum over the simplex (Breiman 1996, Stacked
     regressions).
-
-    Args:
-      predictions: float[galaxies, answers] of each network, on validation.
-      observed: float[galaxies, answers], the crowd's.
-
-    Returns:
-      float64[networks], 0 or more, summing to 1.
     """
     errors = np.stack([(p.astype(np.float64) - observed).ravel() for p in predictions])
     products = errors @ errors.T

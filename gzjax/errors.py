@@ -1,9 +1,27 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to fix."""
+
+import contextlib
+from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """A mistake in an option, a table, an image or a checkpoint, told in one line.
+    """A mistake in an option, a table, an image or a checkpoint, in one line.
 
-    The message names the file or option, what was expected and what was found. The front door
-    prints it without a traceback and ends with exit status 2.
+    The message names the file or setting, what was expected and what was found. The command line
+    prints it without a traceback and exits with status 2.
     """
+
+
+@contextlib.contextmanager
+def named(what: str) -> Iterator[None]:
+    """Puts `what`, such as `--config.model.weights: `, before the message of a `UserError`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}{error}") from error.__cause__
+
+
+def one_line(text: object) -> str:
+    """A text as one printable line of at most 300 characters; of a silent exception, its type."""
+    words = "".join(c if c.isprintable() else " " for c in str(text)).split()
+    return " ".join(words)[:300] or type(text).__name__

@@ -1,20 +1,24 @@
-"""What training reduces: MSE, focal loss and KL divergence, and their dynamic weighting.
+"""What training minimises: MSE, focal loss and KL divergence, and their dynamic weighting.
 
 Each loss returns one value per galaxy, so that padding can be masked out before averaging.
-Fractions go in as float32, whatever the network computed in.
+Fractions are float32, whatever the network computed in.
 
-To add a loss: write a function (predicted, observed, ...) -> float32[batch], and give it a name
-in `per_galaxy`.
+To add a loss: write a function (predicted, observed, ...) -> float32[batch], give it a name in
+`TERMS`, and call it in `per_galaxy`.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
 
-from gzjax import tree
-from gzjax.tree import GALAXY_ZOO_2, Tree
+from gzjax import tree as trees
+from gzjax.settings import Settings, choice, is_number, number, setting
+from gzjax.tree import Tree
 
 TERMS = ("mse", "focal", "kl")
 WEIGHTINGS = ("dynamic", "fixed")
@@ -23,20 +27,93 @@ TARGETS = ("cumulative", "conditional")
 # Keeps logarithms finite; a fraction below one part in ten million is none.
 TINY = 1e-7
 
+Scalars = Mapping[str, Float[Array, ""]]
+
+
+def _are_weights(value: Any) -> bool:
+    return isinstance(value, tuple) and all(is_number(w) and w >= 0 for w in value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(Settings):
+    """What is minimised, and how.
+
+    activation: of the outputs, on their way to fractions; see `tree.fractions`.
+    targets: `cumulative` compares cumulative vote fractions; `conditional` stops one step
+      earlier, before the gates: it compares each question's fractions among those who answered
+      it, where anybody did.
+    terms: the losses: MSE over all answers, focal loss and KL divergence of question 1.
+    weighting: `dynamic`, see `dynamic_weights`, or `fixed`.
+    weights: of MSE, focal loss and KL divergence where the weighting is fixed.
+    decay: of the losses' running means, a step.
+    gamma: see `focal_loss`.
+    class_weights: see `focal_loss`; one per answer of question 1, or none.
+    """
+
+    activation: str = choice("relu", (*trees.ACTIVATIONS, trees.UNTIED))
+    targets: str = choice("cumulative", TARGETS)
+    terms: tuple[str, ...] = setting(
+        TERMS,
+        f"some of {', '.join(TERMS)}, each once",
+        lambda value: isinstance(value, tuple) and 0 < len(value) == len(set(value) & set(TERMS)),
+    )
+    weighting: str = choice("dynamic", WEIGHTINGS)
+    weights: tuple[float, ...] = setting(
+        (1.0,) * len(TERMS),
+        f"{len(TERMS)} weights of 0 or more, for {', '.join(TERMS)}",
+        lambda value: _are_weights(value) and len(value) == len(TERMS),
+    )
+    # In float32, a running mean over more than 10^6 steps would never move.
+    decay: float = number(0.99, least=0, most=0.999999)
+    gamma: float = number(2.0, least=0)
+    class_weights: tuple[float, ...] = setting(
+        (),
+        "none, or weights of 0 or more, not all 0",
+        lambda value: _are_weights(value) and (not value or any(value)),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = dict(zip(TERMS, self.weights, strict=True))
+        if self.weighting == "fixed" and not any(weights[term] for term in self.terms):
+            self.fail("weights", f"one above 0 among those of {', '.join(self.terms)}", "only 0")
+        if self.activation == trees.UNTIED:
+            if self.targets == "conditional":
+                self.fail("targets", f"cumulative with the activation {trees.UNTIED}", self.targets)
+            if self.terms != ("mse",):
+                self.fail(
+                    "terms",
+                    f"mse alone with the activation {trees.UNTIED}, as the others need fractions "
+                    "that sum to 1",
+                    ", ".join(self.terms),
+                )
+
+    def check_tree(self, tree: Tree) -> None:
+        """Checks what depends on the tree.
+
+        Raises:
+          UserError: the class weights are not as many as the answers of question 1.
+        """
+        answers = len(tree.questions[0].answers)
+        if len(self.class_weights) not in (0, answers):
+            self.fail(
+                "class_weights",
+                f"none or {answers}, one for each answer of {tree.questions[0].name}",
+                str(len(self.class_weights)),
+            )
+
 
 def mean_squared_error(
-    predicted: jax.Array, observed: jax.Array, mask: jax.Array | None = None
-) -> jax.Array:
-    """The mean over the answers of the squared error.
+    predicted: Float[Array, "batch answers"],
+    observed: Float[Array, "batch answers"],
+    mask: Float[Array, "batch answers"] | None = None,
+) -> Float[Array, " batch"]:
+    """The mean over the answers of the squared error; 0 where the mask is 0 throughout.
 
     Args:
-      predicted: float[batch, answers] vote fractions.
-      observed: float[batch, answers] vote fractions.
-      mask: float[batch, answers] or None; answers with 0 do not count. A galaxy without any
-        answer that counts has loss 0.
-
-    Returns:
-      float32[batch].
+      predicted: vote fractions.
+      observed: vote fractions.
+      mask: answers with 0 do not count; None: all count.
     """
     squared = jnp.square(predicted - observed)
     if mask is None:
@@ -45,11 +122,11 @@ def mean_squared_error(
 
 
 def focal_loss(
-    predicted: jax.Array,
-    observed: jax.Array,
+    predicted: Float[Array, "batch answers"],
+    observed: Float[Array, "batch answers"],
     gamma: float = 2.0,
-    class_weights: Sequence[float] | None = None,
-) -> jax.Array:
+    class_weights: Sequence[float] = (),
+) -> Float[Array, " batch"]:
     """Focal loss of one question with soft targets: -sum w p (1 - q)^gamma log q.
 
     Lin et al. 2017 (arXiv:1708.02002), eq. 5, summed over the answers with the observed fraction
@@ -57,32 +134,28 @@ def focal_loss(
     weights it is the cross-entropy.
 
     Args:
-      predicted: float[batch, answers], summing to 1.
-      observed: float[batch, answers], summing to 1.
-      gamma: how strongly answers already predicted with confidence are left aside, >= 0.
-      class_weights: one weight per answer (alpha in the paper), to balance rare answers.
-
-    Returns:
-      float32[batch].
+      predicted: q, summing to 1.
+      observed: p, summing to 1.
+      gamma: how strongly answers that are already predicted with confidence are down-weighted.
+      class_weights: w, one per answer (alpha in the paper), to balance rare answers; none: all 1.
     """
     predicted = jnp.clip(predicted, TINY, 1.0)
     # 1 - q reaches 0, where a power below 1 has no finite gradient.
     unsure = jnp.maximum(1.0 - predicted, TINY) ** gamma
     terms = -observed * unsure * jnp.log(predicted)
-    if class_weights is not None:
+    if class_weights:
         terms = terms * jnp.asarray(class_weights, jnp.float32)
     return jnp.sum(terms, axis=-1)
 
 
-def kl_divergence(predicted: jax.Array, observed: jax.Array) -> jax.Array:
+def kl_divergence(
+    predicted: Float[Array, "batch answers"], observed: Float[Array, "batch answers"]
+) -> Float[Array, " batch"]:
     """Kullback-Leibler divergence of one question: sum p log(p / q), in nats.
 
     Args:
-      predicted: float[batch, answers], summing to 1 (q).
-      observed: float[batch, answers], summing to 1 (p); an answer with p = 0 contributes 0.
-
-    Returns:
-      float32[batch], 0 where both agree.
+      predicted: q, summing to 1.
+      observed: p, summing to 1; an answer with p = 0 contributes 0.
     """
     predicted = jnp.clip(predicted, TINY, 1.0)
     observed_log = jnp.log(jnp.clip(observed, TINY, 1.0))
@@ -90,169 +163,92 @@ def kl_divergence(predicted: jax.Array, observed: jax.Array) -> jax.Array:
 
 
 def per_galaxy(
-    predicted: jax.Array,
-    observed: jax.Array,
-    first_question: slice,
-    *,
-    terms: Sequence[str] = TERMS,
-    mask: jax.Array | None = None,
-    gamma: float = 2.0,
-    class_weights: Sequence[float] | None = None,
-) -> dict[str, jax.Array]:
-    """Each asked-for loss of each galaxy: MSE over all answers, focal and KL over question 1.
+    settings: Objective,
+    tree: Tree,
+    predicted: Float[Array, "batch answers"],
+    observed: Float[Array, "batch answers"],
+    mask: Float[Array, "batch answers"] | None = None,
+) -> dict[str, Float[Array, " batch"]]:
+    """{term: its value for each galaxy}, of the terms of the objective.
 
     Args:
-      predicted: float[batch, answers] vote fractions.
-      observed: float[batch, answers] vote fractions.
-      first_question: the columns of the question that focal and KL look at.
-      terms: which of `TERMS`.
-      mask: float[batch, answers] for the MSE, or None.
-      gamma: see `focal_loss`.
-      class_weights: see `focal_loss`.
-
-    Returns:
-      {term: float32[batch]}.
-
-    Raises:
-      ValueError: no term, or an unknown one.
+      settings: which terms, and what they depend on.
+      tree: the decision tree.
+      predicted: vote fractions.
+      observed: vote fractions.
+      mask: for the MSE; see `mean_squared_error`.
     """
-    if not terms or not set(terms) <= set(TERMS):
-        raise ValueError(f"loss terms {tuple(terms)}: expected some of {', '.join(TERMS)}")
-    predicted_first, observed_first = predicted[:, first_question], observed[:, first_question]
-    losses = {
+    q, p = (fractions[:, tree.questions[0].columns] for fractions in (predicted, observed))
+    values = {
         "mse": lambda: mean_squared_error(predicted, observed, mask),
-        "focal": lambda: focal_loss(predicted_first, observed_first, gamma, class_weights),
-        "kl": lambda: kl_divergence(predicted_first, observed_first),
+        "focal": lambda: focal_loss(q, p, settings.gamma, settings.class_weights),
+        "kl": lambda: kl_divergence(q, p),
     }
-    return {term: losses[term]() for term in terms}
+    return {term: values[term]() for term in settings.terms}
 
 
-def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean of values[batch] over the galaxies with mask 1; 0 if there is none."""
+def masked_mean(values: Float[Array, " batch"], mask: Float[Array, " batch"]) -> Float[Array, ""]:
+    """The mean over the galaxies with mask 1; 0 if there is none."""
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
-class RunningMeans(NamedTuple):
-    """Exponentially decaying sums of each loss, and of 1; their ratio is the unbiased mean."""
-
-    sums: dict[str, jax.Array]
-    total: jax.Array
-
-
-def init_means(terms: Sequence[str]) -> RunningMeans:
+def init_means(terms: Sequence[str]) -> optax.EmaState:
     """Running means of `terms` that have seen nothing yet."""
-    return RunningMeans({term: jnp.zeros(()) for term in terms}, jnp.zeros(()))
+    return optax.ema(0.0).init({term: jnp.zeros(()) for term in terms})
 
 
-def update_means(
-    means: RunningMeans, losses: Mapping[str, jax.Array], decay: float = 0.99
-) -> RunningMeans:
-    """One step of the running means.
-
-    Dividing by the total weight is the bias correction of Adam (Kingma & Ba 2015,
-    arXiv:1412.6980, section 3). No gradient passes.
-    """
-    return RunningMeans(
-        {
-            term: decay * total + (1 - decay) * jax.lax.stop_gradient(losses[term])
-            for term, total in means.sums.items()
-        },
-        decay * means.total + (1 - decay),
-    )
-
-
-def dynamic_weights(means: RunningMeans) -> dict[str, jax.Array]:
+def dynamic_weights(means: Scalars) -> dict[str, Float[Array, ""]]:
     """Weights inversely proportional to each loss's running mean, summing to 1.
 
-    So each weighted loss is, in the running mean, as large as every other: equal attention is
-    paid to reduce all of them. A loss that has fallen to zero is held at a millionth.
+    So the weighted losses have, in the running mean, the same size, and each gets the same
+    attention. A loss that has fallen to zero counts as a millionth.
     """
-    inverse = {
-        term: 1.0 / jnp.maximum(total / jnp.maximum(means.total, TINY), 1e-6)
-        for term, total in means.sums.items()
-    }
+    inverse = {term: 1.0 / jnp.maximum(mean, 1e-6) for term, mean in means.items()}
     whole = sum(inverse.values())
-    return {term: jax.lax.stop_gradient(value / whole) for term, value in inverse.items()}
+    return {term: value / whole for term, value in inverse.items()}
 
 
-def fixed_weights(weights: Mapping[str, float], terms: Sequence[str]) -> dict[str, jax.Array]:
-    """The given weights of `terms`, scaled to sum to 1."""
-    whole = sum(weights[term] for term in terms)
-    return {term: jnp.asarray(weights[term] / whole, jnp.float32) for term in terms}
-
-
-def weighted_sum(losses: Mapping[str, jax.Array], weights: Mapping[str, jax.Array]) -> jax.Array:
-    """The one number whose gradient training follows."""
-    return sum((weights[term] * losses[term] for term in losses), jnp.zeros(()))
-
-
-class Objective(NamedTuple):
-    """What is reduced, and how: the settings of `objective`."""
-
-    activation: str = "relu"
-    targets: str = "cumulative"
-    terms: tuple[str, ...] = TERMS
-    weighting: str = "dynamic"
-    weights: tuple[float, ...] = (1.0, 1.0, 1.0)
-    decay: float = 0.99
-    gamma: float = 2.0
-    class_weights: tuple[float, ...] | None = None
-    tree: Tree = GALAXY_ZOO_2
+def fixed_weights(weights: Sequence[float], terms: Sequence[str]) -> dict[str, Float[Array, ""]]:
+    """Those of `terms` among the weights of `TERMS`, scaled to sum to 1."""
+    of_terms = {term: weights[TERMS.index(term)] for term in terms}
+    whole = sum(of_terms.values())
+    return {term: jnp.asarray(weight / whole, jnp.float32) for term, weight in of_terms.items()}
 
 
 def objective(
     settings: Objective,
-    outputs: jax.Array,
-    fractions: jax.Array,
-    mask: jax.Array,
-    means: RunningMeans,
-) -> tuple[jax.Array, tuple[RunningMeans, dict[str, jax.Array]]]:
+    tree: Tree,
+    outputs: Float[Array, "batch answers"],
+    fractions: Float[Array, "batch answers"],
+    mask: Float[Array, " batch"],
+    means: optax.EmaState,
+) -> tuple[Float[Array, ""], tuple[optax.EmaState, dict[str, Float[Array, ""]]]]:
     """From the network's outputs to the loss, through the tree.
 
-    With `cumulative` targets the outputs go the whole way down the tree and are compared with the
-    vote fractions. With `conditional` targets the last step, the gates, is left out: each
-    question is compared with the fractions among those who answered it, where anybody did.
-
     Args:
-      settings: which fractions are compared, by which losses, in what mixture.
-      outputs: float[batch, answers], of the network.
-      fractions: float32[batch, answers], the crowd's cumulative vote fractions.
-      mask: float32[batch]; 0 for padding.
-      means: the losses' running means, before this batch.
+      settings: what is compared, by which losses, with what weights.
+      tree: the decision tree.
+      outputs: of the network.
+      fractions: the crowd's cumulative vote fractions.
+      mask: 0 for padding.
+      means: the losses' running means, before this batch; no gradient passes through them.
 
     Returns:
-      The loss, float32[]; and beside it the running means after this batch, and for the record
-      each term's mean (`mse`, ...) and weight (`weight_mse`, ...).
-
-    Raises:
-      ValueError: an unknown setting.
+      The loss; and beside it the running means after this batch, and for the record each term's
+      mean (`mse`, ...) and weight (`weight_mse`, ...).
     """
     if settings.targets == "conditional":
-        predicted = tree.conditional_fractions(outputs, settings.activation, settings.tree)
-        observed, asked = tree.conditional_labels(fractions, settings.tree)
-    elif settings.targets == "cumulative":
-        predicted = tree.fractions(outputs, settings.activation, settings.tree)
+        predicted = trees.conditional_fractions(outputs, tree, settings.activation)
+        observed, asked = trees.conditional_labels(fractions, tree)
+    else:
+        predicted = trees.fractions(outputs, tree, settings.activation)
         observed, asked = fractions, None
-    else:
-        raise ValueError(f"targets {settings.targets!r}: expected one of {', '.join(TARGETS)}")
-    each = per_galaxy(
-        predicted,
-        observed,
-        settings.tree.questions[0].columns,
-        terms=settings.terms,
-        mask=asked,
-        gamma=settings.gamma,
-        class_weights=settings.class_weights,
-    )
+    each = per_galaxy(settings, tree, predicted, observed, asked)
     losses = {term: masked_mean(values, mask) for term, values in each.items()}
-    means = update_means(means, losses, settings.decay)
+    averaged, means = optax.ema(settings.decay).update(jax.lax.stop_gradient(losses), means)
     if settings.weighting == "dynamic":
-        weights = dynamic_weights(means)
-    elif settings.weighting == "fixed":
-        weights = fixed_weights(dict(zip(TERMS, settings.weights, strict=True)), settings.terms)
+        weights = dynamic_weights(averaged)
     else:
-        raise ValueError(
-            f"weighting {settings.weighting!r}: expected one of {', '.join(WEIGHTINGS)}"
-        )
-    record = losses | {f"weight_{term}": weight for term, weight in weights.items()}
-    return weighted_sum(losses, weights), (means, record)
+        weights = fixed_weights(settings.weights, settings.terms)
+    loss = sum((weights[term] * losses[term] for term in losses), jnp.zeros(()))
+    return loss, (means, losses | {f"weight_{term}": weights[term] for term in weights})

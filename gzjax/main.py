@@ -1,6 +1,6 @@
-"""The front door: `python -m gzjax.main --config configs/sky.py`.
+"""The command line: `gzjax --config sky`, or `python -m gzjax.main --config configs/sky.py`.
 
-    --mode train      trains, or goes on training, and tests at the end (the default)
+    --mode train      trains, or resumes training, and tests at the end (the default)
     --mode evaluate   tests the best checkpoint of --workdir again, or of several together
     --mode predict    writes the vote fractions of --images into the table --output
     --mode pack       decodes all galaxies once, into the folder --pack
@@ -11,21 +11,17 @@ Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 import errno
 import logging
 import sys
-from pathlib import Path
 
 import absl.logging
 from absl import app, flags
-from ml_collections import config_flags
 
-from gzjax import command_line
+from gzjax import files
 from gzjax.errors import UserError
+from gzjax.run import command_line
 
-MIXTURES = ("uniform", "fitted")
 MODES = ("train", "evaluate", "predict", "pack")
 
-DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "configs" / "sky.py"
-
-command_line.define_recipe(DEFAULT_RECIPE)
+command_line.define_recipe()
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_list(
     "workdir",
@@ -33,7 +29,9 @@ flags.DEFINE_list(
     "Folder of the run; default: runs/ and the recipe's name. Evaluation and prediction take "
     "several, separated by commas, and mix what they predict.",
 )
-flags.DEFINE_enum("mixture", "uniform", MIXTURES, "Weights of several runs; fitted on validation.")
+flags.DEFINE_enum(
+    "mixture", "uniform", ("uniform", "fitted"), "Weights of several runs; fitted on validation."
+)
 flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "What to evaluate on.")
 flags.DEFINE_multi_integer(
     "views", [], "How many views to average; several times: each. Default: the recipe's.", 1
@@ -43,6 +41,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output", "", "The predictions: a CSV or Parquet file to write.")
 flags.DEFINE_bool("readable", False, "Adds columns to them that say in words what is likely.")
+flags.DEFINE_integer("range", 4096, "Images predicted between two savings.", 1)
 flags.DEFINE_string("pack", "", "Folder of the pack that is written.")
 flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
 flags.DEFINE_string(
@@ -57,63 +56,106 @@ flags.DEFINE_bool(
 
 def run() -> None:
     """Does what the flags say."""
-    # Here, so that --help and a misspelt option need not wait for it.
+    # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax import runs, trained
+    from gzjax.run import evaluate, predict, recorder, train
+    from gzjax.run.build import load, load_data
+    from gzjax.run.report import Report
 
-    cache = Path(flags.FLAGS.cache or command_line.cache_folder())
+    given = flags.FLAGS
+    cache = command_line.path(given.cache) if given.cache else files.cache_folder()
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    if flags.FLAGS.distributed:
-        jax.distributed.initialize()
+    if given.distributed:
+        start_distributed()
+    report = Report(loud=jax.process_index() == 0)
+    workdirs = [command_line.path(name) for name in given.workdir or [default_workdir()]]
+    data_options = {"cache": cache, "check_images": given.check_images, "report": report}
 
-    recipe = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdirs = [Path(folder) for folder in flags.FLAGS.workdir] or [Path("runs") / recipe]
-    if flags.FLAGS.mode == "train":
+    if given.mode == "train":
         if len(workdirs) > 1:
             raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
-        runs.run_training(flags.FLAGS.config, workdirs[0], cache, flags.FLAGS.check_images)
+        train.train(given.config, workdirs[0], **data_options)
         return
-    if flags.FLAGS.mode == "pack":
-        if not flags.FLAGS.pack:
+    if given.mode == "pack":
+        if not given.pack:
             raise UserError("--pack: expected the folder to write the pack to")
-        folder = Path(flags.FLAGS.pack)
-        runs.run_packing(flags.FLAGS.config, folder, cache, flags.FLAGS.check_images)
+        train.pack(given.config, command_line.path(given.pack), **data_options)
         return
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    if flags.FLAGS.mode == "predict":
+
+    overrides = command_line.overrides()
+    if given.mode == "predict":
         for name in ("images", "output"):
-            if not flags.FLAGS[name].value:
+            if not given[name].value:
                 raise UserError(f"--mode predict: expected --{name}, too")
-        trained.run_prediction(
-            overrides,
-            workdirs,
-            cache,
-            flags.FLAGS.images,
-            Path(flags.FLAGS.output),
-            flags.FLAGS.views,
-            flags.FLAGS.mixture,
-            flags.FLAGS.readable,
-        )
-    else:
-        trained.run_evaluation(
-            overrides,
-            workdirs,
-            cache,
-            flags.FLAGS.split,
-            flags.FLAGS.views,
-            flags.FLAGS.mixture,
-            flags.FLAGS.check_images,
-        )
+        if jax.process_count() > 1:
+            raise UserError(
+                "--mode predict: expected one process; give each its own images instead"
+            )
+        if len(given.views) > 1:
+            raise UserError(
+                f"--views: expected one number to predict with, found {len(given.views)}"
+            )
+        output = command_line.path(given.output)
+        predict.check_output(output)
+    models = [load(workdir, overrides) for workdir in workdirs]
+    data = []
+    if given.mode == "evaluate" or (given.mixture == "fitted" and len(models) > 1):
+        data = [load_data(workdir, overrides, **data_options) for workdir in workdirs]
+        evaluate.check_together(models, data)
+    if given.mode == "evaluate":
+        for views in given.views or sorted({1, models[0].views}):
+            result = evaluate.evaluate(
+                models, data, given.split, views=views, mixture=given.mixture
+            )
+            # Shown before it is written: a full disk costs nobody the scores.
+            report.evaluation(result)
+            if jax.process_index() == 0:
+                recorder.evaluation(workdirs[0], result)
+        return
+    views = given.views[0] if given.views else models[0].views
+    shares = evaluate.mixture_of(models, data, views, given.mixture if data else "uniform")
+    predict.predict_to_file(
+        models,
+        given.images,
+        output,
+        views=views,
+        shares=shares,
+        readable=given.readable,
+        report=report,
+        size=given.range,
+    )
+
+
+def default_workdir() -> str:
+    """`runs/` and the recipe's name."""
+    return f"runs/{command_line.recipe_name()}"
+
+
+def start_distributed() -> None:
+    """Joins the other processes of the run.
+
+    Raises:
+      UserError: there are none.
+    """
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            "--distributed: expected a process that SLURM, a TPU pod or MPI started, found none "
+            f"({str(error).strip().partition(chr(10))[0]})"
+        ) from None
 
 
 def main(arguments: list[str]) -> None:
-    """Entry point for absl: tells the user's mistakes in one line."""
+    """Entry point for absl: says the user's mistakes in one line."""
     if len(arguments) > 1:
         command_line.fail(f"expected flags alone, found {' '.join(arguments[1:])}")
     if not flags.FLAGS["verbosity"].present:
-        # orbax tells every step of every save; what gzjax itself has to say is heard.
+        # orbax logs every step of every save; what gzjax itself has to say is heard.
         absl.logging.set_verbosity(absl.logging.ERROR)
         logging.getLogger("gzjax").setLevel(logging.WARNING)
     try:
@@ -121,7 +163,7 @@ def main(arguments: list[str]) -> None:
     except UserError as error:
         command_line.fail(str(error))
     except KeyboardInterrupt:
-        print("gzjax: interrupted; the same command goes on where it was", file=sys.stderr)
+        print("gzjax: interrupted; the same command resumes where it was", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         # A folder that cannot be written; a fault of ours has no file's name, nor has a full disk.
@@ -130,5 +172,10 @@ def main(arguments: list[str]) -> None:
         command_line.fail(f"{error.filename or 'writing'}: {error.strerror}")
 
 
-if __name__ == "__main__":
+def entry() -> None:
+    """The command `gzjax`."""
     app.run(main, flags_parser=command_line.parse)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,13 +1,45 @@
-"""The learning rate's course and AdamW, as one optax chain."""
+"""The learning rate's schedule and AdamW, as one optax chain."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from gzjax.settings import Settings, choice, number
+
 SCHEDULES = ("cosine", "exponential", "step", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation(Settings):
+    """How weights are updated. Lengths are in epochs, one pass over the training galaxies.
+
+    learning_rate: the highest one.
+    schedule: see `schedule`.
+    warmup: epochs over which the learning rate rises, but at most half of all updates.
+    decay_rate: see `schedule`.
+    decay_every: epochs; see `schedule`.
+    weight_decay: relative to the learning rate, on kernels alone.
+    clip_norm: longer gradients are scaled down to this length; 0: never.
+    accumulate: batches whose gradients are averaged before one update.
+    layer_decay: see `by_depth`.
+    freeze: see `by_depth`.
+    head_warmup: epochs; see `by_depth`.
+    """
+
+    learning_rate: float = number(1e-3, above=0)
+    schedule: str = choice("cosine", SCHEDULES)
+    warmup: float = number(1.0, least=0)
+    decay_rate: float = number(0.1, above=0, most=1)
+    decay_every: float = number(10.0, above=0)
+    weight_decay: float = number(1e-2, least=0)
+    clip_norm: float = number(1.0, least=0)
+    accumulate: int = number(1, least=1)
+    layer_decay: float = number(1.0, above=0, most=1)
+    freeze: int = number(0, least=0, most=9)
+    head_warmup: float = number(0.0, least=0)
 
 
 def schedule(
@@ -60,41 +92,33 @@ def is_decayed(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda array: array.ndim > 1, params)
 
 
-class FineTuning(NamedTuple):
-    """How far layers may move from the weights they start with, by their depth.
-
-    layer_decay: each depth's learning rate is this factor times the next deeper one's, the
-      outputs' own being whole (Clark et al. 2020, arXiv:2003.10555, section 3.2).
-    freeze: so many depths, from the images on, do not move.
-    head_warmup: updates at the beginning in which the last depth alone moves, so that outputs
-      drawn at random do not spoil what the others know.
-    """
-
-    layer_decay: float = 1.0
-    freeze: int = 0
-    head_warmup: int = 0
-
-
 def by_depth(
-    settings: FineTuning, depths: int, depth_of: Callable[[str], int]
+    depths: int,
+    depth_of: Callable[[str], int],
+    *,
+    layer_decay: float = 1.0,
+    freeze: int = 0,
+    head_warmup: int = 0,
 ) -> optax.GradientTransformation:
-    """Scales each parameter's update by what its depth is due.
+    """Scales each parameter's update by the depth of its layer, for fine-tuning.
 
     Args:
-      settings: see `FineTuning`.
       depths: how many there are; the last is the outputs'.
       depth_of: name of a layer, the first in the parameters -> its depth, from 0.
+      layer_decay: each depth's learning rate is this factor times the next deeper one's; the last
+        depth has the full one (Clark et al. 2020, arXiv:2003.10555, section 3.2).
+      freeze: number of depths, from the images on, that do not move.
+      head_warmup: updates at the beginning in which the last depth alone moves, so that random
+        outputs do not spoil what the others have learnt.
     """
 
     def due(depth: int) -> optax.GradientTransformation:
-        if depth < settings.freeze:
+        if depth < freeze:
             return optax.set_to_zero()
-        share = settings.layer_decay ** (depths - 1 - depth)
-        if depth == depths - 1 or settings.head_warmup == 0:
+        share = layer_decay ** (depths - 1 - depth)
+        if depth == depths - 1 or head_warmup == 0:
             return optax.scale(share)
-        return optax.scale_by_schedule(
-            lambda update: jnp.where(update < settings.head_warmup, 0.0, share)
-        )
+        return optax.scale_by_schedule(lambda update: jnp.where(update < head_warmup, 0.0, share))
 
     return optax.partition(
         {depth: due(depth) for depth in range(depths)},
@@ -109,18 +133,15 @@ def adamw(
     clip_norm: float = 0.0,
     accumulate: int = 1,
     fine_tuning: optax.GradientTransformation | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with clipping and accumulation.
 
     Args:
       learning_rate: a function update -> rate.
-      weight_decay: relative to the learning rate, on kernels alone.
-      clip_norm: gradients longer than this are scaled down to it; 0 never.
-      accumulate: batches whose gradients are averaged before one update.
+      weight_decay: see `Optimisation`.
+      clip_norm: see `Optimisation`.
+      accumulate: see `Optimisation`.
       fine_tuning: applied to the updates, such as `by_depth`.
-
-    Returns:
-      The optax transformation.
     """
     chain = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
@@ -128,5 +149,58 @@ def adamw(
         optax.identity() if fine_tuning is None else fine_tuning,
     )
     if accumulate == 1:
-        return optax.with_extra_args_support(chain)
+        return chain
     return optax.MultiSteps(chain, accumulate).gradient_transformation()
+
+
+def make(
+    settings: Optimisation,
+    *,
+    epochs: float,
+    steps_per_epoch: int,
+    depths: int,
+    depth_of: Callable[[str], int],
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The learning rate at each update, and the transformation that follows it.
+
+    Args:
+      settings: of the optimisation.
+      epochs: how long the whole training lasts.
+      steps_per_epoch: batches in each.
+      depths: see `by_depth`.
+      depth_of: see `by_depth`.
+
+    Raises:
+      UserError: fewer steps than batches to accumulate, so that there would be no update.
+    """
+    steps = round(epochs * steps_per_epoch)
+    if settings.accumulate > steps:
+        settings.fail(
+            "accumulate", f"at most the {steps} steps of the training", str(settings.accumulate)
+        )
+
+    def updates(epochs: float) -> int:
+        return round(epochs * steps_per_epoch / settings.accumulate)
+
+    learning_rate = schedule(
+        settings.schedule,
+        settings.learning_rate,
+        updates(epochs),
+        warmup=min(updates(settings.warmup), updates(epochs) // 2),
+        decay_rate=settings.decay_rate,
+        decay_steps=updates(settings.decay_every),
+    )
+    fine_tuning = by_depth(
+        depths,
+        depth_of,
+        layer_decay=settings.layer_decay,
+        freeze=settings.freeze,
+        head_warmup=updates(settings.head_warmup),
+    )
+    return learning_rate, adamw(
+        learning_rate,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
+        fine_tuning=fine_tuning,
+    )

@@ -13,10 +13,16 @@ os.environ["XLA_FLAGS"] = (
 
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 
-from gzjax.tree import GALAXY_ZOO_2
+# Before gzjax is imported, too: types, dtypes and shapes in the core's signatures are checked at
+# every call. An int is a float here, as it is to type checkers.
+jaxtyping.install_import_hook(
+    [f"gzjax.{room}" for room in ("augment", "ensemble", "losses", "metrics", "optim", "tree")],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +64,14 @@ def walk(generator: np.random.Generator, galaxies: int, volunteers: int = 20) ->
 
 
 @pytest.fixture(scope="session")
+def gz2():
+    """The tree of Galaxy Zoo 2."""
+    from gzjax import tree
+
+    return tree.load("gz2")
+
+
+@pytest.fixture(scope="session")
 def crowd() -> np.ndarray:
-    """float64[64, 37]: vote fractions that obey the tree."""
-    table = walk(np.random.default_rng(0), 64)
-    assert table.shape[1] == GALAXY_ZOO_2.size
-    return table
+    """float64[64, 37]: vote fractions that obey the tree of Galaxy Zoo 2."""
+    return walk(np.random.default_rng(0), 64)

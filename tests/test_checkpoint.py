@@ -4,28 +4,29 @@ import numpy as np
 import optax
 import pytest
 
-from gzjax import losses, train
-from gzjax.checkpoint import Checkpoints
-from gzjax.data import pipeline
-from gzjax.data.sources import Galaxies
+from gzjax import losses, steps
+from gzjax.data import batches as data_batches
 from gzjax.errors import UserError
 from gzjax.models import Weights
+from gzjax.run import checkpoint
+from gzjax.run.checkpoint import FORMAT, Checkpoints
 
 ABOUT = {"config": {"seed": 1, "views": {"zoom": 1.5}}, "data": "0123"}
 
 
-def state_of(value: float) -> train.TrainState:
+def state_of(value: float) -> steps.TrainState:
     weights = Weights(
         {"stem": {"kernel": jnp.full((2, 3), value)}}, {"stem": {"mean": jnp.ones(3)}}
     )
     objective = losses.Objective(terms=("mse",))
-    return train.init_state(weights, optax.adam(0.1), objective, jax.random.key(7))
+    state = steps.init_state(weights, optax.adam(0.1), objective, jax.random.key(7))
+    return state.replace(average=jax.tree.map(lambda leaf: leaf + 1, weights))
 
 
 def batches_of_two():
     images = np.zeros((8, 16, 16, 3), np.uint8)
-    galaxies = Galaxies(images, np.zeros((8, 37), np.float32), np.arange(8))
-    return iter(pipeline.training_batches(galaxies, 2, 0))
+    source = data_batches.Source(images, np.arange(8), np.zeros((8, 37), np.float32))
+    return iter(data_batches.training_batches(source, 2, 0))
 
 
 @pytest.fixture
@@ -39,8 +40,7 @@ def folder(tmp_path, batches):
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         for step, rmse in enumerate((0.2, 0.1, None, 0.3), 1):
             next(batches)
-            metrics = None if rmse is None else {"rmse": rmse}
-            checkpoints.save(step, state_of(step / 8), batches, ABOUT, metrics)
+            checkpoints.save(step, state_of(step / 8), batches, ABOUT, rmse)
         checkpoints.wait()
     return tmp_path / "checkpoints"
 
@@ -49,7 +49,7 @@ def test_the_newest_and_the_best_are_kept(folder):
     assert {path.name for path in folder.iterdir()} == {"2", "3", "4"}
     with Checkpoints(folder) as checkpoints:
         assert (checkpoints.newest(), checkpoints.best()) == (4, 2)
-    assert Checkpoints.peek(folder) == ABOUT
+    assert Checkpoints.peek(folder) == ABOUT | {"format": FORMAT}
 
 
 def test_nothing_is_no_checkpoint(tmp_path):
@@ -69,20 +69,89 @@ def test_a_state_comes_back_with_the_place_of_its_batches(folder, batches):
         assert bool(jnp.all(one == other))
     np.testing.assert_array_equal(next(anew)["row"], next(batches)["row"])
     np.testing.assert_array_equal(weights.params["stem"]["kernel"], np.full((2, 3), 0.25))
-    np.testing.assert_array_equal(average.batch_stats["stem"]["mean"], np.ones(3))
+    np.testing.assert_array_equal(average.params["stem"]["kernel"], np.full((2, 3), 1.25))
+    np.testing.assert_array_equal(average.batch_stats["stem"]["mean"], np.full(3, 2))
+
+
+def test_the_best_is_read_whole(folder):
+    best = checkpoint.read_best(folder.parent)
+    assert best.step == 2
+    assert best.about == ABOUT | {"format": FORMAT}
+    assert best.raw.params["stem"]["kernel"][0, 0] == 0.25
+    assert best.average.params["stem"]["kernel"][0, 0] == 1.25
+
+
+def test_nothing_to_read_is_said(tmp_path):
+    with pytest.raises(UserError, match="checkpoints: no checkpoints there"):
+        checkpoint.read_best(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no finished checkpoint there"):
+        checkpoint.read_best(tmp_path)
+
+
+def test_without_scores_the_newest_is_best_and_of_equals_the_newest(tmp_path, batches):
+    for name, scores, best in (("none", (None, None), 2), ("equal", (0.5, 0.5), 2)):
+        with Checkpoints(tmp_path / name, keep=3) as checkpoints:
+            for step, rmse in enumerate(scores, 1):
+                checkpoints.save(step, state_of(0.5), batches, ABOUT, rmse)
+            checkpoints.wait()
+            assert checkpoints.best() == best
+
+
+def test_a_checkpoint_of_another_version_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", FORMAT + 1)
+    with pytest.raises(UserError, match=f"of format {FORMAT + 1}, found {FORMAT}, of another"):
+        Checkpoints.peek(folder)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+@pytest.mark.parametrize("content", ["", '{"rmse": "x', '{"other": 1}'])
+def test_damaged_scores_block_nothing(folder, batches, step, content, caplog):
+    (folder / str(step) / "metrics").mkdir(exist_ok=True)
+    (folder / str(step) / "metrics" / "metrics").write_text(content)
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.newest() == 4
+        assert checkpoints.best() == (4 if step == 2 else 2)
+    with Checkpoints(folder, keep=2) as checkpoints:
+        checkpoints.save(5, state_of(0.5), batches, ABOUT, 0.4)
+        checkpoints.wait()
+        assert checkpoints.best() == (4 if step == 2 else 2)
+    assert f"{step}/metrics/metrics is damaged" in caplog.text
+
+
+def test_a_full_disk_is_named(folder, batches, monkeypatch):
+    def full(*args, **options):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nmore")
+
+    with Checkpoints(folder, keep=2) as checkpoints:
+        monkeypatch.setattr(checkpoints.manager, "save", full)
+        with pytest.raises(UserError) as raised:
+            checkpoints.save(5, state_of(0.5), batches, ABOUT)
+        monkeypatch.undo()
+        monkeypatch.setattr(checkpoints.manager, "wait_until_finished", full)
+        with pytest.raises(UserError, match="cannot be written"):
+            checkpoints.wait()
+        monkeypatch.undo()
+    assert "checkpoints: a checkpoint cannot be written (RESOURCE_EXHAUSTED" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("file", "read"),
     [
         ("about/metadata", lambda checkpoints: checkpoints.about(4)),
-        ("state/_METADATA", lambda checkpoints: checkpoints.restore(4, state_of(0.0))),
-        ("state/_METADATA", lambda checkpoints: checkpoints.weights(4)),
+        ("training/_METADATA", lambda checkpoints: checkpoints.restore(4, state_of(0.0))),
+        ("weights/_METADATA", lambda checkpoints: checkpoints.restore(4, state_of(0.0))),
+        ("weights/_METADATA", lambda checkpoints: checkpoints.weights(4)),
     ],
 )
-def test_a_damaged_checkpoint_is_named(folder, file, read):
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_damaged_checkpoint_is_named(folder, file, read, missing):
     path = folder / "4" / file
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if missing:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with (
         Checkpoints(folder) as checkpoints,
         pytest.raises(UserError, match=r"4: this checkpoint cannot be read .*; delete the folder"),

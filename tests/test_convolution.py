@@ -11,8 +11,7 @@ from gzjax.models import convolution
 
 @pytest.mark.parametrize("scheme", ["same", "symmetric"])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("shape", [(8, 8), (9, 6), (2, 3)])
+@pytest.mark.parametrize(("kernel", "shape"), [(3, (8, 8)), (5, (9, 6)), (3, (2, 3)), (5, (2, 3))])
 def test_shifted_depthwise_gives_the_numbers_of_lax(scheme, stride, kernel, shape):
     generator = np.random.default_rng(0)
     images = jnp.asarray(generator.normal(size=(3, *shape, 4)), jnp.float32)
@@ -40,18 +39,21 @@ def test_same_padding_is_tensorflows(side, kernel, stride):
     assert list(convolution.padding_of((side, side), kernel, stride, "same")) == expected
 
 
+def test_same_padding_is_of_each_side():
+    assert convolution.padding_of((7, 8), 5, 2, "same") == ((2, 2), (1, 2))
+
+
 def test_symmetric_padding_is_half_a_kernel():
     assert convolution.padding_of((8, 8), 5, 2, "symmetric") == ((2, 2), (2, 2))
 
 
-def test_a_pointwise_convolution_is_one():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_pointwise_convolution_is_one(stride):
     generator = np.random.default_rng(1)
     images = jnp.asarray(generator.normal(size=(2, 5, 5, 3)), jnp.float32)
     kernel = jnp.asarray(generator.normal(size=(1, 1, 3, 7)), jnp.float32)
-    found = convolution.dense(images, kernel, 1, ((0, 0), (0, 0)))
-    expected = jax.lax.conv_general_dilated(
-        images, kernel, (1, 1), "VALID", dimension_numbers=convolution.LAYOUT
-    )
+    found = convolution.dense(images, kernel, stride, ((0, 0), (0, 0)))
+    expected = np.asarray(images)[:, ::stride, ::stride] @ np.asarray(kernel)[0, 0]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -70,6 +72,18 @@ def test_bfloat16_is_summed_in_float32():
     assert found.dtype == jnp.bfloat16
     # The last bit may be rounded the other way, no more.
     np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=2**-7)
+
+
+def test_a_kernels_gradient_in_bfloat16_is_summed_in_float32():
+    images = jnp.ones((2, 40, 40, 1), jnp.bfloat16)
+
+    def loss(kernel):
+        return convolution.depthwise(images, kernel, 1, ((0, 0), (0, 0)), "shifted").sum()
+
+    gradient = jax.grad(loss)(jnp.zeros((3, 3, 1, 1), jnp.bfloat16))
+    assert gradient.dtype == jnp.bfloat16
+    # In bfloat16 a sum of ones ends at 256.
+    np.testing.assert_allclose(gradient.astype(np.float32), 2 * 38 * 38, rtol=2**-8)
 
 
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs eight devices, as conftest makes them")

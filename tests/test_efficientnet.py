@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from gzjax import models
-from gzjax.models import efficientnet
-from gzjax.models.efficientnet import VARIANTS, plan, scaled_channels
+from gzjax.errors import UserError
+from gzjax.models import TENSORFLOW, Conventions, NetworkSettings, Weights, efficientnet
+from gzjax.models.efficientnet import VARIANTS, Details, Stage, plan, scaled_channels
+
+TINY, LITE0 = "efficientnet-tiny", "efficientnet-lite0"
 
 # With 1000 outputs: Tan & Le 2019 and its code; the Lites, its code's README and timm.
 PUBLISHED_SIZES = {
@@ -27,11 +30,34 @@ PUBLISHED_SIZES = {
 }
 
 
-@pytest.mark.parametrize(("name", "size"), PUBLISHED_SIZES.items())
-def test_parameter_counts_are_the_published_ones(name, size):
-    network = models.build(name, outputs=1000)
-    params, _ = jax.eval_shape(network.init, jax.random.key(0))
-    assert sum(array.size for array in jax.tree.leaves(params)) == size
+def size_by_hand(name, outputs):
+    """How many parameters a network has, from its blocks."""
+    variant = VARIANTS[name]
+    scale = 1 if variant.lite else variant.width
+    stem, head = scaled_channels(32, scale), scaled_channels(1280, scale)
+    blocks = plan(variant)
+    size = 3 * 9 * stem + 2 * stem + blocks[-1].outputs * head + 2 * head + (head + 1) * outputs
+    for block in blocks:
+        wide = block.inputs * block.expansion
+        if block.expansion > 1:
+            size += block.inputs * wide + 2 * wide
+        size += block.kernel**2 * wide + 2 * wide
+        if block.squeezed:
+            size += (wide + 1) * block.squeezed + (block.squeezed + 1) * wide
+        size += wide * block.outputs + 2 * block.outputs
+    return size
+
+
+def test_parameter_counts_are_the_published_ones():
+    assert {name: size_by_hand(name, 1000) for name in PUBLISHED_SIZES} == PUBLISHED_SIZES
+    for name in ("efficientnet-b2", "efficientnet-lite2"):
+        params, _ = jax.eval_shape(models.build(name, outputs=1000).init, jax.random.key(0))
+        assert sum(array.size for array in jax.tree.leaves(params)) == PUBLISHED_SIZES[name]
+
+
+def test_dropout_rates_are_the_published_ones():
+    rates = [VARIANTS[name].dropout for name in PUBLISHED_SIZES]
+    assert rates == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5, 0.2, 0.2, 0.3, 0.3, 0.3]
 
 
 def test_channels_are_rounded_to_eight_and_not_down_by_more_than_a_tenth():
@@ -39,101 +65,200 @@ def test_channels_are_rounded_to_eight_and_not_down_by_more_than_a_tenth():
         32, 32, 40, 48, 64,
     ]  # fmt: skip
     assert scaled_channels(24, 0.35) == 8
+    assert scaled_channels(8, 0.35) == 8
     assert scaled_channels(32, 0.35) == 16  # 11.2 would become 8, less than nine tenths
 
 
 def test_the_blocks_of_b0_by_hand():
-    blocks = plan(VARIANTS["efficientnet-b0"])
+    blocks = plan(VARIANTS["efficientnet-b0"], 0.3)
     assert [block.squeezed for block in blocks] == [
         8, 4, 6, 6, 10, 10, 20, 20, 20, 28, 28, 28, 48, 48, 48, 48,
     ]  # fmt: skip
     strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
     assert [block.stride for block in blocks] == strides
     assert [block.kernel for block in blocks] == [3] * 3 + [5] * 2 + [3] * 3 + [5] * 7 + [3]
-    np.testing.assert_allclose([block.drop for block in blocks], 0.2 * np.arange(16) / 16)
+    np.testing.assert_allclose([block.drop for block in blocks], 0.3 * np.arange(16) / 16)
 
 
-def test_lite_leaves_stem_head_and_the_outer_stages_alone():
+def test_lite_scales_neither_stem_nor_head_nor_the_outer_stages():
     blocks = plan(VARIANTS["efficientnet-lite4"])
     assert [sum(block.stage == n for block in blocks) for n in range(7)] == [1, 4, 4, 6, 6, 8, 1]
     assert all(block.squeezed == 0 for block in blocks)
     assert blocks[0].inputs == 32
 
 
-def test_stages_halve_the_image_where_they_should():
-    variant = VARIANTS["efficientnet-b0"]
-    module = efficientnet.EfficientNet(variant, 1000, 0.2, 0.2, 1.0)
-
-    def capture(images):
-        key = jax.random.key(0)
-        return module.init_with_output(
-            key, images, train=False, capture_intermediates=True, mutable=True
-        )[1]["intermediates"]
-
-    found = jax.eval_shape(capture, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
-    sides = [found[f"block_{stage}_0"]["__call__"][0].shape[1] for stage in range(7)]
-    assert found["stem"]["__call__"][0].shape == (1, 112, 112, 32)
-    assert sides == [112, 56, 28, 14, 14, 7, 7]
-    assert found["head"]["__call__"][0].shape == (1, 7, 7, 1280)
+# A network of two stages takes a fifth of the time to trace, and has everything in it.
+SHORT = (Stage(1, 3, 1, 1, 16), Stage(3, 5, 2, 6, 24))
+STRIDES = (1, 2)
+UNUSUAL = Conventions("symmetric", 0.1, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+KEY = jax.random.key(7)
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    """A network, its parameters and statistics, its jitted apply, and images for it."""
-    network = models.build("efficientnet-tiny", image_size=32)
-    # This generator compiles in half the time.
-    params, batch_stats = jax.jit(network.init)(jax.random.key(0, impl="unsafe_rbg"))
-    apply = jax.jit(network.apply, static_argnames="train")
-    images = jax.random.uniform(jax.random.key(1), (8, 32, 32, 3))
-    return params, batch_stats, apply, images
+def short(name=TINY, **options):
+    """Builds a network of two stages only."""
+    network = models.build(name, **{"outputs": 5, "image_size": 24} | options)
+
+    def shortened(function):
+        def call(*args, **named):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(efficientnet, "STAGES", SHORT)
+                return function(*args, **named)
+
+        return call
+
+    return network._replace(init=shortened(network.init), apply=shortened(network.apply))
 
 
-def test_outputs_start_near_their_positive_bias(tiny):
-    params, batch_stats, apply, images = tiny
-    outputs, after = apply(params, batch_stats, images, train=False)
-    assert outputs.shape == (8, 37)
-    assert outputs.dtype == jnp.float32
-    assert np.asarray(outputs).mean() == pytest.approx(1.0, abs=0.2)
-    jax.tree.map(np.testing.assert_array_equal, after, batch_stats)
+@functools.cache
+def given(name=TINY):
+    """Random weights of a short network, and images for it."""
+    generator = np.random.default_rng(0)
+
+    def draw(leaf):
+        if len(leaf.shape) > 1:
+            return generator.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
+        return generator.uniform(0.5, 1.5, leaf.shape)
+
+    shapes = jax.eval_shape(short(name).init, KEY)
+    weights = Weights(*jax.tree.map(lambda leaf: jnp.float32(draw(leaf)), tuple(shapes)))
+    return weights, jnp.float32(generator.uniform(0, 1, (6, 24, 24, 3)))
 
 
-def test_evaluation_has_no_chance_in_it_and_treats_each_image_alone(tiny):
-    params, batch_stats, apply, images = tiny
-    whole, _ = apply(params, batch_stats, images, train=False)
-    turned, _ = apply(params, batch_stats, images[::-1], train=False)
-    np.testing.assert_allclose(whole[::-1], turned, atol=1e-5)
+def run(train=False, key=None, name=TINY, compiled=False, **options):
+    """Outputs and statistics of a short network; without `jit` operations are compiled but once."""
+    weights, images = given(name)
+    apply = functools.partial(short(name, **options).apply, train=train, key=key)
+    return (jax.jit(apply) if compiled else apply)(*weights, images)
 
 
-def test_training_uses_the_batch_and_moves_the_statistics_by_a_tenth(tiny):
-    params, batch_stats, apply, images = tiny
-    _, after = apply(params, batch_stats, images, train=True, key=jax.random.key(2))
-    stem = models.efficientnet.convolution.dense(
-        (images - jnp.asarray(models.IMAGENET_MEAN)) / jnp.asarray(models.IMAGENET_DEVIATION),
-        params["stem"]["kernel"],
-        2,
-        ((0, 1), (0, 1)),
+def convolved(images, kernel, stride, padding):
+    """By one product for each of the kernel's pixels."""
+    side, _, inputs, _ = kernel.shape
+    if padding == "symmetric":
+        pads = [(side // 2, side // 2)] * 2
+    else:
+        pads = jax.lax.padtype_to_pads(images.shape[1:3], (side, side), (stride, stride), "SAME")
+    images = np.pad(images, [(0, 0), *pads, (0, 0)])
+    rows, columns = ((n - side) // stride + 1 for n in images.shape[1:3])
+    result = 0
+    for row in range(side):
+        for column in range(side):
+            part = images[:, row:, column:][:, ::stride, ::stride][:, :rows, :columns]
+            if inputs == 1 and images.shape[-1] > 1:
+                result = result + part * kernel[row, column, 0]
+            else:
+                result = result + part @ kernel[row, column]
+    return result
+
+
+def by_hand(weights, images, train, conventions, lite):
+    """The network in float64 and numpy, without dropout: outputs and statistics."""
+    params, stats, images = jax.tree.map(np.float64, (*weights, images))
+    images = (images - np.array(conventions.mean)) / np.array(conventions.deviation)
+    after = {}
+
+    def sigmoid(values):
+        return 1 / (1 + np.exp(-values))
+
+    def activated(values):
+        return np.clip(values, 0, 6) if lite else values * sigmoid(values)
+
+    def normed(values, name, layer, old, new):
+        mean, variance = old[name]["mean"], old[name]["var"]
+        if train:
+            mean, variance = values.mean((0, 1, 2)), values.var((0, 1, 2))
+        new[name] = {
+            "mean": 0.9 * old[name]["mean"] + 0.1 * mean,
+            "var": 0.9 * old[name]["var"] + 0.1 * variance,
+        }
+        deviation = np.sqrt(variance + conventions.norm_epsilon)
+        return (values - mean) / deviation * layer[name]["scale"] + layer[name]["bias"]
+
+    def convolve(values, layer, stride=1):
+        result = convolved(values, layer["kernel"], stride, conventions.padding)
+        return result + layer.get("bias", 0)
+
+    images = convolve(images, params["stem"], 2)
+    images = activated(normed(images, "stem_norm", params, stats, after))
+    for name in sorted(name for name in params if name.startswith("block")):
+        block, old, new = params[name], stats[name], after.setdefault(name, {})
+        stage, repeat = map(int, name.split("_")[1:])
+        shortcut = images
+        if "expand" in block:
+            images = convolve(images, block["expand"])
+            images = activated(normed(images, "expand_norm", block, old, new))
+        images = convolve(images, block["depthwise"], STRIDES[stage] if repeat == 0 else 1)
+        images = activated(normed(images, "depthwise_norm", block, old, new))
+        if "squeeze" in block:
+            mean = convolve(images.mean((1, 2), keepdims=True), block["squeeze"])
+            images = images * sigmoid(convolve(mean * sigmoid(mean), block["excite"]))
+        images = normed(convolve(images, block["project"]), "project_norm", block, old, new)
+        if images.shape == shortcut.shape:
+            images = images + shortcut
+    images = convolve(images, params["head"])
+    features = activated(normed(images, "head_norm", params, stats, after)).mean((1, 2))
+    classifier = params["classifier"]
+    return features @ classifier["kernel"] + classifier["bias"], after if train else stats
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "conventions", "depthwise"),
+    [
+        (TINY, False, TENSORFLOW, "xla"),
+        (TINY, False, UNUSUAL, "shifted"),
+        (TINY, True, UNUSUAL, "xla"),
+        (TINY, True, TENSORFLOW, "shifted"),
+        (LITE0, True, UNUSUAL, "shifted"),
+    ],
+)
+def test_a_network_gives_the_numbers_of_numpy(name, train, conventions, depthwise):
+    options = {"dropout": 0.0, "stochastic_depth": 0.0, "depthwise": depthwise}
+    outputs, after = run(train, KEY, name, name == LITE0, conventions=conventions, **options)
+    weights, images = given(name)
+    expected, statistics = by_hand(weights, images, train, conventions, name == LITE0)
+    assert outputs.shape == (6, 5)
+    assert np.ptp(expected) > 0.5
+    np.testing.assert_allclose(outputs, expected, atol=2e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), after, statistics
     )
-    expected = 0.9 * 0 + 0.1 * stem.mean(axis=(0, 1, 2))
-    np.testing.assert_allclose(after["stem_norm"]["mean"], expected, atol=1e-6)
-    expected = 0.9 * 1 + 0.1 * stem.var(axis=(0, 1, 2))
-    np.testing.assert_allclose(after["stem_norm"]["var"], expected, rtol=1e-5)
 
 
-def test_stochastic_depth_and_dropout_follow_the_key(tiny):
-    params, batch_stats, apply, images = tiny
-    one, again, other = (
-        apply(params, batch_stats, images, train=True, key=jax.random.key(seed))[0]
-        for seed in (3, 3, 4)
-    )
-    np.testing.assert_array_equal(one, again)
-    assert abs(np.asarray(one - other)).max() > 1e-4
+def test_evaluation_is_the_same_every_time_whatever_training_does_at_random():
+    plain, after = run(dropout=0.0, stochastic_depth=0.0)
+    outputs, _ = run(key=KEY, dropout=0.9, stochastic_depth=0.9)
+    np.testing.assert_array_equal(outputs, plain)
+    jax.tree.map(np.testing.assert_array_equal, after, given()[0].batch_stats)
+
+
+def test_dropout_is_of_the_last_features_at_the_published_rate():
+    bias = given()[0].params["classifier"]["bias"]
+    outputs, _ = run(True, KEY, dropout=1.0, stochastic_depth=0.0)
+    np.testing.assert_array_equal(outputs, np.tile(bias, (6, 1)))
+    rates = {rate: run(True, KEY, dropout=rate)[0] for rate in (None, 0.1, 0.5)}
+    np.testing.assert_array_equal(rates[None], rates[0.1])  # that of the smallest network
+    assert abs(np.asarray(rates[None] - rates[0.5])).max() > 0.01
+
+
+def test_training_is_as_random_as_it_is_told_to_be():
+    default, same, other = (run(True, jax.random.key(seed), dropout=0.0)[0] for seed in (7, 7, 8))
+    np.testing.assert_array_equal(default, same)
+    assert abs(np.asarray(default - other)).max() > 0.01
+    depths = {d: run(True, KEY, dropout=0.0, stochastic_depth=d)[0] for d in (0.2, 0.9)}
+    np.testing.assert_array_equal(default, depths[0.2])
+    assert abs(np.asarray(default - depths[0.9])).max() > 0.01
+    features = [run(True, jax.random.key(seed), stochastic_depth=0.0)[0] for seed in (7, 8)]
+    assert abs(np.asarray(features[0] - features[1])).max() > 0.01
+    with pytest.raises(Exception, match="dropout"):  # flax's, for want of a key
+        run(True)
 
 
 def test_a_skipped_block_gives_its_input_and_a_kept_one_makes_up_for_it():
-    block = efficientnet.BlockPlan(3, 1, 3, 1, 6, 8, 8, 2, drop=0.5)
-    module = efficientnet.Block(block, lite=False)
+    block = efficientnet.BlockPlan(3, 1, 3, 1, 6, 8, 8, 2, drop=0.3)
+    details = Details(jnp.dtype("float32"), "same", 1e-3, "shifted")
+    module = efficientnet.Block(block, False, details)
     images = jax.random.normal(jax.random.key(0), (256, 4, 4, 8))
-    never = efficientnet.Block(block._replace(drop=0.0), lite=False)
+    never = efficientnet.Block(block._replace(drop=0.0), False, details)
 
     @jax.jit
     def run():
@@ -146,17 +271,17 @@ def test_a_skipped_block_gives_its_input_and_a_kept_one_makes_up_for_it():
 
     dropped, kept = map(np.asarray, run())
     skipped = abs(dropped).max(axis=(1, 2, 3)) == 0
-    assert 0.35 < skipped.mean() < 0.65
-    np.testing.assert_allclose(dropped[~skipped], 2 * kept[~skipped], atol=1e-4)
+    assert 0.2 < skipped.mean() < 0.4
+    np.testing.assert_allclose(dropped[~skipped], kept[~skipped] / 0.7, atol=1e-4)
 
 
-@pytest.mark.parametrize("lite", [False, True])
-def test_both_methods_train_the_same_block(lite):
-    block = efficientnet.BlockPlan(0, 0, 5, 1, 3, 8, 8, squeezed=0 if lite else 2, drop=0.0)
+def test_both_methods_train_the_same_block():
+    block = efficientnet.BlockPlan(0, 0, 3, 1, 3, 8, 8, squeezed=2, drop=0.0)
     images = jax.random.normal(jax.random.key(0), (4, 6, 6, 8))
 
     def step(method):
-        module = efficientnet.Block(block, lite, efficientnet.Details(depthwise=method))
+        details = Details(jnp.dtype("float32"), "same", 1e-3, method)
+        module = efficientnet.Block(block, False, details)
         weights = module.init(jax.random.key(1), images, train=False)
 
         def loss(params, images):
@@ -173,32 +298,95 @@ def test_both_methods_train_the_same_block(lite):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_bfloat16_keeps_parameters_statistics_and_outputs_float32(tiny):
-    params, batch_stats, apply, images = tiny
-    half = models.build("efficientnet-tiny", image_size=32, dtype="bfloat16")
-    half_params, half_stats = jax.eval_shape(half.init, jax.random.key(0))
-    outputs, after = jax.jit(half.apply, static_argnames="train")(
-        params, batch_stats, images, train=True, key=jax.random.key(0)
-    )
-    for leaf in jax.tree.leaves((half_params, half_stats, outputs, after)):
-        assert leaf.dtype == jnp.float32
-    full, _ = apply(params, batch_stats, images, train=True, key=jax.random.key(0))
-    off = np.abs(np.asarray(outputs - full))
-    assert 0 < np.median(off) < 0.1  # batch norm over eight small images magnifies rounding
+def program(**options):
+    """The operations of a training step, as text, and the types of its results."""
+    weights, images = given()
+    apply = functools.partial(short(**options).apply, train=True, key=KEY)
+    return jax.make_jaxpr(apply, return_shape=True)(*weights, images)
 
 
-@pytest.mark.parametrize("side", [32, 47, 64])
-def test_any_image_size(tiny, side):
-    params, batch_stats, _, _ = tiny
-    network = models.build("efficientnet-tiny")
-    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    outputs, _ = jax.eval_shape(
-        functools.partial(network.apply, train=False), params, batch_stats, images
-    )
-    assert outputs.shape == (2, 37)
+def test_the_method_for_depthwise_convolutions_is_the_one_asked_for(monkeypatch):
+    grouped = "feature_group_count=48"
+    assert grouped in str(program(depthwise="xla")[0])
+    assert grouped not in str(program(depthwise="shifted")[0])
+    assert grouped not in str(program()[0])  # the tests run on the CPU
+    monkeypatch.setattr("gzjax.models.convolution.fastest_method", lambda: "xla")
+    assert grouped in str(program()[0])
 
 
-def test_initial_kernels_have_fan_out_variance():
+def test_on_a_cpu_norms_and_activations_are_computed_anew_in_the_backward_pass():
+    for method, anew in (("shifted", True), ("xla", False)):
+        operations = str(program(depthwise=method)[0])
+        assert ("remat" in operations) == anew
+        assert ("name=normalise" in operations) == anew
+
+
+def test_bfloat16_computes_in_it_and_keeps_statistics_and_outputs_float32():
+    operations, results = program(dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype("float32")}
+    # Every convolution and product but that of the classifier.
+    products = [line for line in str(operations).splitlines() if "dot_general[" in line]
+    assert len(products) > 10
+    assert sum(" bf16[" in line or ":bf16[" in line for line in products) == len(products) - 1
+    activations = [line for line in str(operations).splitlines() if " logistic " in line]
+    assert len(activations) > 8
+    assert all(":bf16[" in line for line in activations)
+    assert "bf16" not in str(program()[0])
+    assert "bf16" not in str(program(dtype="float32")[0])
+    half = jax.eval_shape(short(dtype="bfloat16").init, KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}
+    off = abs(np.asarray(run(dtype="bfloat16", compiled=True)[0] - run()[0]))
+    assert 0 < off.max() < 0.1
+
+
+def test_a_network_takes_images_of_any_size_and_begins_with_its_own():
+    weights, _ = given()
+    network = short(image_size=40)
+    for side in (16, 23, 32):
+        images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+        apply = functools.partial(network.apply, train=False)
+        assert jax.eval_shape(apply, *weights, images)[0].shape == (2, 5)
+    assert "f32[1,40,40,3]" in str(jax.make_jaxpr(network.init)(KEY))
+    assert "f32[1,128,128,3]" in str(jax.make_jaxpr(models.build(TINY, outputs=5).init)(KEY))
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Weights as the smallest network draws them, and another bias."""
+    network = short(output_bias=3.0, outputs=50)
+    # Weights not asked for are not computed.
+    third = jax.jit(lambda key: network.init(key).params["classifier"])(KEY)
+    return jax.jit(short(outputs=50).init)(KEY), third["bias"]
+
+
+def test_outputs_begin_near_their_positive_bias(start):
+    (params, batch_stats), third = start
+    kernel, bias = (np.asarray(params["classifier"][name]) for name in ("kernel", "bias"))
+    np.testing.assert_array_equal(bias, np.ones(50))
+    np.testing.assert_array_equal(third, np.full(50, 3))
+    # Uniform, such that a feature of variance 1 gives one of 1/3.
+    edge = len(kernel) ** -0.5
+    assert kernel.shape == (448, 50)
+    assert 0.99 * edge < abs(kernel).max() <= edge
+    assert kernel.std() == pytest.approx(edge / np.sqrt(3), rel=0.02)
+    for layer in jax.tree.leaves(batch_stats, is_leaf=lambda node: "mean" in node):
+        assert not np.any(layer["mean"])
+        assert np.all(layer["var"] == 1)
+
+
+def test_kernels_begin_with_fan_out_variance_and_the_rest_neutral(start):
+    params = start[0].params
+    for layer, fan_out in [
+        (params["stem"], 9 * 16),
+        (params["block_1_0"]["expand"], 48),
+        (params["block_1_0"]["depthwise"], 25),
+        (params["block_1_0"]["project"], 8),
+        (params["head"], 448),
+    ]:
+        assert np.std(layer["kernel"]) == pytest.approx(np.sqrt(2 / fan_out), rel=0.15)
+    assert not np.any(params["block_1_0"]["squeeze"]["bias"])
+    assert np.all(params["head_norm"]["scale"] == 1)
+    assert not np.any(params["head_norm"]["bias"])
     key = jax.random.key(0)
     pointwise = efficientnet.fan_out_normal(key, (1, 1, 64, 256))
     assert float(pointwise.std()) == pytest.approx(np.sqrt(2 / 256), rel=0.02)
@@ -206,38 +394,86 @@ def test_initial_kernels_have_fan_out_variance():
     assert float(depthwise.std()) == pytest.approx(np.sqrt(2 / 25), rel=0.03)
 
 
-def test_an_unknown_name_suggests_the_right_one():
-    with pytest.raises(ValueError, match="did you mean 'efficientnet-lite0'"):
-        models.build("efficientnet-lit0")
-
-
-def test_depths_run_from_the_stem_to_the_classifier(tiny):
-    params = tiny[0]
-    depths = {layer: efficientnet.depth_of(layer) for layer in params}
+def test_depths_run_from_the_stem_to_the_classifier():
+    network = models.build(TINY, outputs=5)
+    params = jax.eval_shape(network.init, KEY).params
+    depths = {layer: network.depth_of(layer) for layer in params}
     assert depths["stem"] == depths["stem_norm"] == 0
     assert depths["block_0_0"] == 1
     assert depths["block_6_0"] == 7
     assert depths["head"] == depths["head_norm"] == 8
-    assert depths["classifier"] == 9 == efficientnet.DEPTHS - 1
+    assert depths["classifier"] == 9 == network.depths - 1
     assert set(depths.values()) == set(range(10))
 
 
-def test_frozen_depths_keep_statistics_and_get_no_gradient(tiny):
-    params, batch_stats, _, images = tiny
-    network = models.build("efficientnet-tiny", image_size=32, frozen=4)
+def test_frozen_depths_get_no_gradient():
+    weights, images = given()
+    network = short(frozen=2)
 
-    def loss(params):
-        outputs, after = network.apply(
-            params, batch_stats, images, train=True, key=jax.random.key(0)
-        )
-        return jnp.sum(outputs**2), after
+    @jax.jit
+    @jax.grad
+    def gradients(params):
+        outputs, _ = network.apply(params, weights.batch_stats, images, train=True, key=KEY)
+        return jnp.sum(outputs**2)
 
-    gradients, after = jax.jit(jax.grad(loss, has_aux=True))(params)
-    for layer in params:
-        moved = any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(gradients[layer]))
-        assert moved == (efficientnet.depth_of(layer) >= 4), layer
-    for layer, statistics in after.items():
-        same = jax.tree.leaves(
-            jax.tree.map(lambda a, b: bool(np.all(a == b)), statistics, batch_stats[layer])
-        )
-        assert all(same) == (efficientnet.depth_of(layer) < 4), layer
+    for layer, found in gradients(weights.params).items():
+        moved = [bool(np.any(leaf)) for leaf in jax.tree.leaves(found)]
+        assert moved == [network.depth_of(layer) >= 2] * len(moved), layer
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2, 9])
+def test_frozen_depths_keep_their_statistics(frozen):
+    _, after = run(True, KEY, frozen=frozen)
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), after, given()[0].batch_stats)
+    for layer, flags in changed.items():
+        flags = jax.tree.leaves(flags)
+        assert flags == [efficientnet.depth_of(layer) >= frozen] * len(flags), layer
+
+
+def test_frozen_depths_normalise_as_in_evaluation():
+    options = {"dropout": 0.0, "stochastic_depth": 0.0, "frozen": 10}
+    outputs, _ = run(True, KEY, **options)
+    np.testing.assert_allclose(outputs, run()[0], atol=1e-5)
+
+
+def test_settings_begin_as_documented():
+    assert NetworkSettings() == NetworkSettings("efficientnet-b0", 128, "float32", 0.2, "", "auto")
+    assert list(models.NAMES) == [*PUBLISHED_SIZES, TINY]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"name": "efficientnet-lit0"},
+            "name: expected one of .*did you mean 'efficientnet-lite0'",
+        ),
+        ({"image_size": 15}, "image_size: expected a whole number of pixels at least 16, found 15"),
+        ({"image_size": 64.0}, "image_size: expected a whole number"),
+        ({"dtype": "float16"}, "dtype: expected one of float32, bfloat16, found 'float16'"),
+        (
+            {"stochastic_depth": 0.91},
+            "stochastic_depth: expected a number from 0 to 0.9, found 0.91",
+        ),
+        ({"stochastic_depth": -0.1}, "stochastic_depth: expected a number from 0 to 0.9"),
+        ({"weights": 5}, "weights: expected text, found 5"),
+        ({"conventions": "jax"}, "conventions: expected one of auto, tensorflow, pytorch"),
+    ],
+)
+def test_settings_that_are_not_allowed_are_named(options, expected):
+    with pytest.raises(UserError, match=expected):
+        NetworkSettings(**options)
+    if not options.keys() & {"weights", "conventions"}:
+        with pytest.raises(UserError, match=expected):
+            models.build(**{"name": TINY, "outputs": 5} | options)
+
+
+def test_settings_at_the_edges_are_allowed():
+    for options in ({"image_size": 16}, {"stochastic_depth": 0}, {"stochastic_depth": 0.9}):
+        NetworkSettings(**options)
+    NetworkSettings(dtype="bfloat16", weights="imagenet", conventions="pytorch")
+
+
+def test_the_number_of_outputs_has_no_default():
+    with pytest.raises(TypeError, match="outputs"):
+        models.build(TINY)

@@ -13,12 +13,12 @@ def noisy(crowd, deviation, seed):
     return crowd * (1 - deviation) + deviation * generator.permutation(crowd)
 
 
-def test_a_mixture_is_the_weighted_mean_and_obeys_the_tree(crowd):
+def test_a_mixture_is_the_weighted_mean_and_obeys_the_tree(crowd, gz2):
     members = [noisy(crowd, 0.2, 0), noisy(crowd, 0.5, 1)]
     mixed = ensemble.mix(members, np.array([0.25, 0.75]))
     np.testing.assert_allclose(mixed, 0.25 * members[0] + 0.75 * members[1], rtol=1e-5)
     assert mixed.dtype == np.float32
-    assert float(violations(mixed).max()) < 1e-5
+    assert float(violations(mixed, gz2).max()) < 1e-5
 
 
 def test_fitted_weights_match_a_fine_grid(crowd):
@@ -38,8 +38,31 @@ def test_a_useless_member_gets_nothing(crowd):
     np.testing.assert_allclose(found, [1, 0], atol=5e-3)
 
 
+def test_equal_weights_sum_to_1():
+    np.testing.assert_allclose(ensemble.uniform_weights(4), [0.25] * 4)
+
+
 def test_perfect_members_do_not_divide_by_zero(crowd):
-    np.testing.assert_allclose(ensemble.fit_weights([crowd, crowd], crowd), [0.5, 0.5])
+    with np.errstate(all="raise"):
+        found = ensemble.fit_weights([crowd, crowd], crowd)
+    np.testing.assert_allclose(found, [0.5, 0.5])
+
+
+def test_three_correlated_members_match_a_grid_of_weights_of_0_or_more():
+    """The second repeats the errors of the first and adds its own: best would be less than none."""
+    generator = np.random.default_rng(0)
+    observed = generator.uniform(0, 1, (40, 37))
+    one, two, three = generator.normal(0, 0.1, (3, 40, 37))
+    members = [observed + error for error in (one, 1.3 * one + 0.3 * two, three - 0.4 * two)]
+    grid = [
+        np.array([first, second, 50 - first - second]) / 50
+        for first in range(51)
+        for second in range(51 - first)
+    ]
+    scores = [metrics.rmse(np.tensordot(w, members, axes=1), observed) for w in grid]
+    expected = grid[int(np.argmin(scores))]
+    found = ensemble.fit_weights(members, observed)
+    np.testing.assert_allclose(found, expected, atol=0.015)
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,7 +1,20 @@
-import pandas as pd
-import pytest
+"""What to predict: folders, patterns, tables, packs, lists and arrays; others are named."""
 
-from gzjax.data import catalog, listing, pack
+import gzip
+import os
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from gzjax import tree as trees
+from gzjax.data import catalogue, listing, packing, packs
+from gzjax.data.dataset import Data
+from gzjax.data.images import Framing, read_image
+from gzjax.data.listing import list_images
 from gzjax.errors import UserError
 
 
@@ -15,77 +28,240 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_searched_with_all_in_it(folder):
-    found = listing.list_images(str(folder))
-    assert found.ids == ["2", "3", "10"]
-    assert found.files[2] == str(folder / "more" / "10.PNG")
+    for what in (folder, str(folder)):
+        found = list_images(what)
+        assert found.ids == ["2", "3", "10"]
+        assert found.files == [str(folder / name) for name in ("2.jpg", "3.jpeg", "more/10.PNG")]
+        assert found.pack is found.pixels is None
 
 
-def test_patterns_and_single_files(folder):
-    assert listing.list_images(f"{folder}/*.jp*g").ids == ["2", "3"]
-    assert listing.list_images(f"{folder}/**/*").ids == ["2", "3", "10"]
-    assert listing.list_images(str(folder / "3.jpeg")).ids == ["3"]
+def test_links_to_folders_are_followed_each_once(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "77.jpg").touch()
+    (folder / "linked").symlink_to(other)
+    (other / "back").symlink_to(folder)
+    assert list_images(folder).ids == ["2", "3", "77", "10"]
+    (folder / "1.jpg").symlink_to(folder / "gone")  # a row with a fault, later
+    assert list_images(folder).ids == ["1", "2", "3", "77", "10"]
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_patterns_and_single_files(folder, monkeypatch):
+    assert list_images(f"{folder}/*.jp*g").ids == ["2", "3"]
+    assert list_images(f"{folder}/**/*").ids == ["2", "3", "10"]
+    assert list_images(folder / "3.jpeg").ids == ["3"]
+    monkeypatch.chdir(folder)
+    assert list_images("./*.jpg").files == ["./2.jpg"]
+    assert list_images(folder / "more" / "10.PNG").files == [str(folder / "more" / "10.PNG")]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
 @pytest.mark.parametrize("column", listing.FILE_COLUMNS)
 def test_tables_name_files_beside_them(folder, suffix, column):
     path = folder / f"table.{suffix}"
-    table = pd.DataFrame({column: ["2.jpg", str(folder / "3.jpeg"), "gone.jpg"]})
-    save = table.to_csv if suffix == "csv" else table.to_parquet
+    table = pd.DataFrame({column: ["2.jpg", str(folder / "3.jpeg"), "gone.jpg"], "ra": 1.5})
+    save = table.to_parquet if suffix == "parquet" else table.to_csv
     save(path, index=False)
-    found = listing.list_images(str(path))
+    found = list_images(str(path))
     assert found.ids == ["2", "3", "gone"]
     assert found.files == [str(folder / name) for name in ("2.jpg", "3.jpeg", "gone.jpg")]
-    table.assign(GalaxyID=[7, 8, 9]).to_csv(folder / "ids.csv", index=False)
-    assert listing.list_images(str(folder / "ids.csv")).ids == ["7", "8", "9"]
+
+
+@pytest.mark.parametrize("name", listing.ID_COLUMNS)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_tables_name_galaxies(folder, suffix, name):
+    path = folder / f"table.{suffix}"
+    table = pd.DataFrame({"file": ["2.jpg", "3.jpeg"], name: [587722981742084096, 9]})
+    save = table.to_parquet if suffix == "parquet" else table.to_csv
+    save(path, index=False)
+    assert list_images(path).ids == ["587722981742084096", "9"]
+    table.insert(0, "path", "other")  # the first name of each list counts
+    table.insert(0, "dr7objid", ["a", "b"]) if name != "dr7objid" else None
+    save(path, index=False)
+    assert list_images(path).ids == ["587722981742084096", "9"]
+    assert list_images(path).files == [str(folder / "2.jpg"), str(folder / "3.jpeg")]
+
+
+def test_of_several_columns_the_most_telling_counts(folder):
+    ids = {name: [name] for name in ("dr7objid", "objid", "id", "id_str", "GalaxyID")}
+    files = {name: [name] for name in ("image", "path", "filename", "file_loc", "file")}
+    while ids:
+        assert list_images(pd.DataFrame(ids | files)).ids == [[*ids][-1]]
+        assert list_images(pd.DataFrame(ids | files)).files == [[*files][-1]]
+        ids.popitem(), files.popitem()
+
+
+def test_commas_at_the_end_of_lines_shift_nothing(folder):
+    (folder / "t.csv").write_text("GalaxyID,file\n7,2.jpg,\n8,3.jpeg,\n")
+    found = list_images(folder / "t.csv")
+    assert found.ids == ["7", "8"]
+    assert found.files == [str(folder / "2.jpg"), str(folder / "3.jpeg")]
+
+
+def test_lists_of_paths_are_taken_as_they_are(folder):
+    names = ["gone.jpg", str(folder / "notes.txt"), str(folder / "2.jpg")]
+    for paths in (
+        names,
+        tuple(names),
+        [folder.__class__(name) for name in names],
+        pd.Series(names),
+        np.array(names),
+        iter(names),
+    ):
+        found = list_images(paths)
+        assert found.ids == ["gone", "notes", "2"]
+        assert found.files == names  # those that are not there are faults of their rows
+    assert found.framed(Framing(0.5, 8)).framing == Framing(0.5, 8)
+
+
+def test_tables_in_memory_name_files_from_here(folder):
+    table = pd.DataFrame({"ra": [1.5, 2.5], "file": [folder / "2.jpg", "x/3.jpeg"]})
+    assert list_images(table).ids == ["2", "3"]
+    assert list_images(table).files == [str(folder / "2.jpg"), "x/3.jpeg"]
+    assert list_images(table.assign(id=[7, 8])).ids == ["7", "8"]
+    indexed = table.set_index(pd.Index(["a", "b"], name="GalaxyID"))
+    assert list_images(indexed).ids == ["a", "b"]
+    assert list_images(indexed.assign(GalaxyID=["c", "d"])).ids == ["c", "d"]
+    assert list_images(table.set_index(pd.Index(["a", "b"], name="other"))).ids == ["2", "3"]
+
+
+def test_arrays_are_numbered_and_framed_as_files_are(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), np.uint8)
+    found = list_images(pixels)
+    assert found.ids == ["0", "1", "2"]
+    assert found.files == []
+    images = found.framed(Framing(0.7, 16))
+    assert images.shape == (3, 16, 16, 3)
+    for row in range(3):
+        Image.fromarray(pixels[row]).save(tmp_path / "a.png")
+        expected = read_image(tmp_path / "a.png", Framing(0.7, 16))
+        np.testing.assert_array_equal(images[row], expected)
+
+
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        (np.zeros((2, 40, 40, 3), np.float32), r"found float32\[2, 40, 40, 3\]"),
+        (np.zeros((2, 40, 40, 4), np.uint8), r"found uint8\[2, 40, 40, 4\]"),
+        (np.zeros((40, 40, 3), np.uint8), r"found uint8\[40, 40, 3\]"),
+        (np.zeros((0, 40, 40, 3), np.uint8), "expected at least one image, found none"),
+        ([], "expected at least one image, found none"),
+        (7, "expected a path, a list of paths, .* found int"),
+        (None, "expected a path, a list of paths, .* found NoneType"),
+        (["a.jpg", 7], "row 2, file: expected text, found int"),
+        (["a.jpg", None], "row 2 has nothing in file"),
+        (["a/1.jpg", "b/1.png"], r"a/1\.jpg and b/1\.png are images of one galaxy, 1; a table"),
+        (["a\n.jpg"], "expected a name in UTF-8, without control characters"),
+        (pd.DataFrame({"file": ["a\n.jpg"], "id": [1]}), "expected a name in UTF-8, without"),
+        (b"images", "row 1, file: expected text, found int"),
+        (pd.DataFrame({"ra": [1]}), "expected a column of files, named one of file, .*; found ra"),
+        (pd.DataFrame({"file": ["a.jpg"], "id": [[1, 2]]}), "row 1, id: expected text or a whole"),
+    ],
+)
+def test_what_python_cannot_list_is_told(what, found):
+    with pytest.raises(UserError, match=f"^images: .*{found}") as raised:
+        list_images(what)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_digest_changes_with_what_is_listed(folder):
-    one = listing.list_images(str(folder)).digest
-    assert one == listing.list_images(str(folder)).digest
-    (folder / "4.jpg").write_bytes(b"")
-    assert one != listing.list_images(str(folder)).digest
+    names = [str(folder / "2.jpg"), str(folder / "3.jpeg")]
+    table = pd.DataFrame({"file": names, "id": ["2", "x"]})
+    pixels = np.zeros((2, 20, 20, 3), np.uint8)
+    digests = [
+        list_images(what).digest
+        for what in (names, names[::-1], names[:1], ["3.jpeg", "2.jpg"], table, pixels, pixels + 1)
+    ]
+    digests.append(list_images(pixels.reshape(2, 40, 10, 3)).digest)
+    for name in (folder, folder / "more", folder / "gal\udce9"):
+        digests.append(listing.Listing(["2", "3"], [], name).digest)
+    assert len(set(digests)) == len(digests)
+    assert list_images(list(names)).digest == digests[0]
+    assert list_images(pixels.copy()).digest == digests[5]
 
 
 def test_what_cannot_be_listed_is_told(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     pd.DataFrame({"ra": [1.0]}).to_csv(folder / "sky.csv")
     pd.DataFrame({"file": ["2.jpg", None]}).to_csv(folder / "holes.csv")
+    pd.DataFrame({"file": []}).to_csv(folder / "none.csv")
     files = {"file": ["2.jpg", "3.jpeg"]}
     for suffix, name in (("csv", "GalaxyID"), ("parquet", "id_str")):
         table = pd.DataFrame({**files, name: ["7", None]})
         (table.to_csv if suffix == "csv" else table.to_parquet)(folder / f"nobody.{suffix}")
     pd.DataFrame({**files, "objid": [1.5e17, 2.5e17]}).to_parquet(folder / "floats.parquet")
     pd.DataFrame({**files, "id": ["1", "2\r3"]}).to_parquet(folder / "lines.parquet")
+    pd.DataFrame({**files, "GalaxyID": ["7", "7"]}).to_parquet(folder / "twice.parquet")
+    integers = pa.table({**files, "id": pa.array([7, None])})
+    pyarrow.parquet.write_table(integers, folder / "nulls.parquet")
+    lists = pa.table({**files, "GalaxyID": [[1, 2], [3]]})
+    pyarrow.parquet.write_table(lists, folder / "lists.parquet")
+    structures = pa.table({"file": [{"a": 1}, {"a": 2}]})
+    pyarrow.parquet.write_table(structures, folder / "structures.parquet")
+    (folder / "damaged.parquet").write_bytes(b"PAR1")
+    compressed = gzip.compress(os.urandom(2000))
+    (folder / "truncated.csv.gz").write_bytes(compressed[:-500])
     (folder / "half").mkdir()
-    (folder / "half" / pack.UNFINISHED).write_text("{}")
+    (folder / "half" / packs.UNFINISHED).write_text("{}")
     (folder / "more" / "2.jpg").write_bytes(b"")
     for what, expected in (
         (folder, "are images of one galaxy, 2"),
         (folder / "empty", "no image in this folder"),
         (folder / "nowhere", "expected a folder, a pattern that fits images, or a table"),
+        (f"{folder}/*.txt", "expected a folder, a pattern that fits images, or a table"),
         (folder / "notes.txt", "expected an image"),
         (folder / "nowhere.csv", "no such table"),
         (folder / "sky.csv", "expected a column of files.*found Unnamed: 0, ra"),
         (folder / "holes.csv", "row 2 has nothing in file"),
+        (folder / "none.csv", "expected at least one image, found none"),
         (folder / "nobody.csv", "row 2 has nothing in GalaxyID"),
         (folder / "nobody.parquet", "row 2 has nothing in id_str"),
+        (folder / "nulls.parquet", "row 2 has nothing in id$"),
         (folder / "floats.parquet", "objid is a column of floating-point numbers"),
         (folder / "lines.parquet", "expected a name in UTF-8, without control characters"),
+        (folder / "twice.parquet", r"2\.jpg and .*3\.jpeg are images of one galaxy, 7"),
+        (folder / "lists.parquet", "row 1, GalaxyID: expected text or a whole number, found nda"),
+        (folder / "structures.parquet", "row 1, file: expected text, found dict"),
+        (folder / "damaged.parquet", "not readable as a table: "),
+        (folder / "truncated.csv.gz", "not readable as a table: Compressed file ended"),
         (folder / "half", "this pack is half-written"),
     ):
-        with pytest.raises(UserError, match=expected):
-            listing.list_images(str(what))
+        with pytest.raises(UserError, match=expected) as raised:
+            list_images(what)
+        assert str(raised.value).startswith(str(what))
+        assert "\n" not in str(raised.value)
+        assert "--" not in str(raised.value)
 
 
 def test_galaxies_may_be_called_like_nothing(folder):
     (folder / "t.csv").write_text("file,GalaxyID\n2.jpg,NA\n3.jpeg,007\n")
-    assert listing.list_images(str(folder / "t.csv")).ids == ["NA", "007"]
+    assert list_images(folder / "t.csv").ids == ["NA", "007"]
+    (folder / "t.csv").write_text("file,GalaxyID\n2.jpg,070\n3.jpeg,007\n")
+    assert list_images(folder / "t.csv").ids == ["070", "007"]
 
 
 def test_a_manifest_alone_makes_no_pack(folder):
-    (folder / pack.MANIFEST).write_text("{}")
-    assert listing.list_images(str(folder)).ids == ["2", "3", "10"]
+    (folder / packs.MANIFEST).write_text("{}")
+    assert list_images(str(folder)).ids == ["2", "3", "10"]
+
+
+def test_a_pack_is_listed_by_its_ids_whatever_its_tree(tmp_path, crowd):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)
+    data = Data(
+        ids=("d", "c", "b", "a"),
+        images=pixels,
+        fractions=crowd[:4].astype(np.float32),
+        splits={},
+        left_out=pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS),
+        label="",
+        tree=trees.load("gz2"),
+        framing=Framing(0.5, 9),
+    )
+    packing.write(tmp_path / "pack", data)
+    found = list_images(tmp_path / "pack")
+    assert found == listing.Listing(["d", "c", "b", "a"], [], tmp_path / "pack")
+    np.testing.assert_array_equal(found.framed(Framing(0.5, 9))[1], pixels[1])
+    with pytest.raises(UserError, match=r"^crop: 1\.0, but"):
+        found.framed(Framing(1.0, 9))
 
 
 def test_names_that_are_no_utf8_are_told(tmp_path):
@@ -95,6 +271,6 @@ def test_names_that_are_no_utf8_are_told(tmp_path):
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
     with pytest.raises(UserError, match=r"gal\\udce9.*: expected a name in UTF-8"):
-        listing.list_images(str(tmp_path))
+        list_images(str(tmp_path))
     with pytest.raises(UserError, match="expected a name in UTF-8"):
-        catalog.find_images(tmp_path)
+        catalogue.find_images(tmp_path)

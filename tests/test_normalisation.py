@@ -7,7 +7,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gzjax.models import normalisation
 
-OPTIONS = {"momentum": 0.9, "epsilon": 1e-3}
+OPTIONS = {"momentum": 0.8, "epsilon": 1e-2}
 
 
 def layers(train, dtype):
@@ -81,6 +81,18 @@ def test_a_gradient_goes_through_mean_and_variance_too():
     np.testing.assert_allclose(jax.grad(ours)(images), jax.grad(by_hand)(images), atol=1e-6)
 
 
+def test_images_all_alike_have_a_variance_of_zero_and_finite_gradients():
+    images = jnp.full((4, 5, 6, 7), 1000.1)
+
+    def loss(images, scale):
+        normalised, _, variance = normalisation.normalise(images, scale, jnp.zeros(7), 1e-5)
+        return normalised.sum(), variance
+
+    gradients, variance = jax.grad(loss, (0, 1), has_aux=True)(images, jnp.ones(7))
+    assert np.all(variance >= 0)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_a_mean_far_from_zero_costs_little_precision():
     images, weights = given()
     images = images + 20
@@ -95,15 +107,6 @@ def test_a_mean_far_from_zero_costs_little_precision():
     np.testing.assert_allclose(jax.grad(loss)(scale), (exact * wave).sum((0, 1, 2)), rtol=1e-3)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_silu_is_that_of_flax_forward_and_backward(compiled):
-    values = jnp.linspace(-30, 30, 601)
-    for function in (lambda silu: silu, lambda silu: jax.vmap(jax.grad(silu))):
-        ours, theirs = function(normalisation.silu), function(nn.silu)
-        found = (jax.jit(ours) if compiled else ours)(values)
-        np.testing.assert_allclose(found, theirs(values), atol=1e-6, rtol=1e-6)
-
-
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs eight devices, as conftest makes them")
 def test_eight_devices_normalise_over_all_images_and_gather_none():
     images, weights = given()
@@ -111,7 +114,7 @@ def test_eight_devices_normalise_over_all_images_and_gather_none():
 
     def loss(params, images):
         result, mean, _ = normalisation.normalise(images, params["scale"], params["bias"], 1e-3)
-        return jnp.tanh(normalisation.silu(result)).mean(), mean
+        return jnp.tanh(result).mean(), mean
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     whole = NamedSharding(mesh, PartitionSpec())

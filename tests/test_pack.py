@@ -1,73 +1,87 @@
-"""Packs: written whole or gone on with, read bit for bit, refused by name if they do not fit."""
+"""Packs: written whole or resumed, read bit for bit, refused by name if they do not fit."""
 
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
 from absl import flags
 from array_record.python.array_record_module import ArrayRecordReader
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
-from test_main import EPOCHS, assert_identical, final_state, run
 
-from gzjax import experiment
-from gzjax.data import dataset, pack, packing, pipeline
-from gzjax.data.catalog import LEFT_OUT_COLUMNS
-from gzjax.data.sources import Galaxies, ImageFiles, read_image
+from gzjax import tree as trees
+from gzjax.data import catalogue, dataset, packing, packs
+from gzjax.data.batches import Source, training_batches
+from gzjax.data.dataset import Data, Split
+from gzjax.data.images import Framing, ImageFiles, read_image
 from gzjax.errors import UserError
-from gzjax.report import Report
+from gzjax.files import locked
 
-CROP, CANVAS, SHARD = 0.8, 17, 16  # 17: records of an odd length
-
-
-def write(folder, files, crowd, **changes):
-    arguments = {
-        "ids": [str(100 + number) for number in range(len(files))],
-        "images": ImageFiles(files, CROP, CANVAS),
-        "fractions": crowd[: len(files)].astype(np.float32),
-        "left_out": pd.DataFrame([("7", "", "row without image")], columns=LEFT_OUT_COLUMNS),
-        "label": "real galaxies",
-        "crop": CROP,
-        "canvas": CANVAS,
-        "shard": SHARD,
-    }
-    packing.write(folder, **arguments | changes)
+GZ2 = trees.load("gz2")
+FRAMING, SHARD = Framing(0.8, 17), 16  # 17: records of an odd length
 
 
-@pytest.fixture
-def files(tmp_path):
-    """Sixty-four noisy pictures, of two sizes and kinds."""
+def data_of(files, crowd, **changes):
+    return Data(
+        ids=tuple(str(100 + number) for number in range(len(files))),
+        images=ImageFiles(files, FRAMING),
+        fractions=crowd[: len(files)].astype(np.float32),
+        splits={},
+        left_out=pd.DataFrame([("7", "", "row without image")], columns=catalogue.LEFT_OUT_COLUMNS),
+        label="real galaxies",
+        tree=GZ2,
+        framing=FRAMING,
+    )._replace(**changes)
+
+
+def write(folder, files, crowd, progress=lambda done, of: None, shard=SHARD, **changes):
+    packing.write(folder, data_of(files, crowd, **changes), shard=shard, progress=progress)
+
+
+def read(folder, tree=GZ2, framing=FRAMING):
+    return packs.read(folder, tree=tree, framing=framing)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, crowd):
+    """Sixty-four noisy pictures, of two sizes and kinds, and a pack of them in four shards."""
+    root = tmp_path_factory.mktemp("template")
     generator = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    names = []
+    (root / "images").mkdir()
     for number in range(64):
         size, suffix = ((40, 40, 3), "jpg") if number % 3 else ((24, 36, 3), "png")
-        names.append(str(tmp_path / "images" / f"{100 + number}.{suffix}"))
-        Image.fromarray(generator.integers(0, 256, size, np.uint8)).save(names[-1])
-    return names
+        pixels = generator.integers(0, 256, size, np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{100 + number}.{suffix}")
+    write(root / "pack", sorted(map(str, (root / "images").iterdir())), crowd)
+    return root
 
 
 @pytest.fixture
-def packed(tmp_path, files, crowd):
-    """A pack of them, in four shards."""
-    write(tmp_path / "pack", files, crowd)
-    return tmp_path / "pack"
+def files(template, tmp_path):
+    """Copies of the pictures, with the times of the originals."""
+    shutil.copytree(template / "images", tmp_path / "images")
+    return sorted(map(str, (tmp_path / "images").iterdir()))
+
+
+@pytest.fixture
+def packed(template, files, tmp_path):
+    """A copy of the pack of those pictures."""
+    return shutil.copytree(template / "pack", tmp_path / "pack")
 
 
 class Counted(ImageFiles):
     """Images that remember which were read; one of them may never come."""
 
     def __init__(self, files, stuck=-1):
-        super().__init__(files, CROP, CANVAS)
+        super().__init__(files, FRAMING)
         self.read, self.stuck = set(), stuck
 
     def __getitem__(self, position):
@@ -78,23 +92,25 @@ class Counted(ImageFiles):
 
 
 def test_what_was_packed_is_read_bit_for_bit(packed, files, crowd):
-    found = pack.read(packed, crop=CROP, canvas=CANVAS)
+    found = read(packed)
     assert found.ids == tuple(str(100 + number) for number in range(64))
     assert found.label == "real galaxies"
-    assert found.left_out["reason"].tolist() == ["row without image"]
+    assert found.left_out.to_numpy().tolist() == [["7", "", "row without image"]]
     assert found.fractions.dtype == np.float32
     np.testing.assert_array_equal(found.fractions, crowd.astype(np.float32))
-    assert found.images.shape == (64, CANVAS, CANVAS, 3)
-    for row in np.random.default_rng(1).permutation(64):
-        np.testing.assert_array_equal(found.images[row], read_image(files[row], CROP, CANVAS))
+    assert found.images.shape == (64, 17, 17, 3)
+    assert len(found.images) == 64
+    for images in (found.images, packs.read_images(packed, FRAMING)):
+        for row in np.random.default_rng(1).permutation(64).tolist():
+            np.testing.assert_array_equal(images[row], read_image(files[row], FRAMING))
 
 
 def test_a_record_alone_tells_all_of_its_galaxy(packed, files, crowd):
-    reader = ArrayRecordReader(str(packed / "00002-of-00004.arecord"))
-    image, fractions, galaxy = pack.from_record(reader.read([5])[0], CANVAS)
-    assert galaxy == "137"
-    np.testing.assert_array_equal(fractions, crowd[37].astype(np.float32))
-    np.testing.assert_array_equal(image, read_image(files[37], CROP, CANVAS))
+    record = ArrayRecordReader(str(packed / "00002-of-00004.arecord")).read([5])[0]
+    pixels = 17 * 17 * 3
+    assert record[:pixels] == read_image(files[37], FRAMING).tobytes()
+    assert record[pixels:-3] == crowd[37].astype("<f4").tobytes()
+    assert record[-3:] == b"137"
 
 
 def test_the_manifest_says_what_is_there(packed):
@@ -102,22 +118,30 @@ def test_the_manifest_says_what_is_there(packed):
     assert manifest["galaxies"] == 64
     assert [shard["galaxies"] for shard in manifest["shards"]] == [16] * 4
     assert manifest["bytes"] == sum(file.stat().st_size for file in packed.glob("*.arecord"))
-    assert manifest["columns"][0] == "Class1.1"
+    assert trees.Tree.from_dict(manifest["tree"]) == GZ2
+    assert (manifest["crop"], manifest["canvas"]) == FRAMING
     assert {file.suffix for file in packed.iterdir()} == {".json", ".npz", ".arecord"}
     assert not (packed / "unfinished.json").exists()
 
 
+def test_a_shard_holds_a_thousand_galaxies_unless_told(tmp_path, files, crowd):
+    packing.write(tmp_path / "pack", data_of(files, crowd))
+    assert json.loads((tmp_path / "pack" / "manifest.json").read_text())["shards"][0] == {
+        "file": "00000-of-00001.arecord",
+        "galaxies": 64,
+        "bytes": (tmp_path / "pack" / "00000-of-00001.arecord").stat().st_size,
+    }
+    assert packing.SHARD == 1024
+
+
 def test_a_pack_keeps_the_fingerprint_and_the_splits_of_its_source(packed, files, crowd):
-    data = dataset.from_pack(packed, crop=CROP, canvas=CANVAS, split=dataset.Split(3))
-    source = dataset.Data(
-        data.ids, ImageFiles(files, CROP, CANVAS), crowd.astype(np.float32), {}, data.left_out, ""
-    )
-    assert data.fingerprint == source.fingerprint
-    for split, rows in dataset.catalog.split(data.ids, 3).items():
+    data = dataset.from_pack(packed, tree=GZ2, framing=FRAMING, split=Split(3))
+    assert data.fingerprint == data_of(files, crowd).fingerprint
+    for split, rows in catalogue.split(data.ids, 3, 0.1, 0.1).items():
         np.testing.assert_array_equal(data.splits[split], rows)
 
 
-def test_packing_that_was_killed_goes_on_from_whole_shards(tmp_path, packed, files, crowd):
+def test_packing_that_was_killed_resumes_from_whole_shards(tmp_path, packed, files, crowd):
     folder = tmp_path / "killed"
     program = (
         "import sys, pickle\n"
@@ -139,10 +163,12 @@ def test_packing_that_was_killed_goes_on_from_whole_shards(tmp_path, packed, fil
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        with pytest.raises(UserError, match="another process is writing there"):
+            write(folder, files, crowd)
         process.send_signal(signal.SIGKILL)
     assert list(folder.glob("*.partial"))
-    with pytest.raises(UserError, match=r"is half-written; --mode pack --pack .* goes on"):
-        pack.read(folder, crop=CROP, canvas=CANVAS)
+    with pytest.raises(UserError, match=r"is half-written; pack the galaxies again, .* to resume"):
+        read(folder)
 
     images, steps = Counted(files), []
     write(folder, files, crowd, images=images, progress=lambda *step: steps.append(step))
@@ -154,196 +180,316 @@ def test_packing_that_was_killed_goes_on_from_whole_shards(tmp_path, packed, fil
             assert (folder / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_a_whole_pack_is_left_as_it_is(packed, files, crowd):
+def test_a_whole_pack_stays_as_it_is(packed, files, crowd):
     images = Counted(files)
+    before = (packed / "manifest.json").stat().st_mtime_ns
     write(packed, files, crowd, images=images)
     assert not images.read
+    assert (packed / "manifest.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
-    ("spoil", "named"),
+    ("spoil", "named", "again"),
     [
-        (lambda folder: (folder / "00001-of-00004.arecord").unlink(), "00001.*, found 0; .* mends"),
+        (
+            lambda folder: (folder / "00001-of-00004.arecord").unlink(),
+            r"00001-of-00004\.arecord: expected \d+ bytes, found 0; .* to repair it",
+            16,
+        ),
         (
             lambda folder: os.truncate(folder / "00003-of-00004.arecord", 5000),
-            r"00003-of-00004\.arecord: expected \d+ bytes, found 5000; --mode pack .* mends",
+            r"00003-of-00004\.arecord: expected \d+ bytes, found 5000; .* to repair it",
+            16,
         ),
-        (lambda folder: (folder / "galaxies.npz").write_bytes(b"PK"), "galaxies.npz: not readable"),
+        (
+            lambda folder: (folder / "00002-of-00004.arecord").open("ab").write(b"more"),
+            r"00002-of-00004\.arecord: expected \d+ bytes, found \d+; .* to repair it",
+            16,
+        ),
+        (lambda folder: (folder / "galaxies.npz").write_bytes(b""), "npz: not readable: ", 0),
+        (lambda folder: (folder / "galaxies.npz").write_bytes(b"PK"), "npz: not readable: ", 0),
+        (lambda folder: os.truncate(folder / "galaxies.npz", 2000), "npz: not readable: ", 0),
+        (lambda folder: (folder / "galaxies.npz").unlink(), "npz: not readable: .* to repair", 0),
         (
             lambda folder: np.savez(
-                folder / "galaxies.npz", ids=["1"], fractions=np.zeros((1, 37))
+                folder / "galaxies.npz", ids=["1"], fractions=np.zeros((1, 37), np.float32)
             ),
-            "galaxies.npz: other galaxies than when it was written",
+            r"galaxies\.npz: other galaxies than when it was written; .* to repair it",
+            0,
         ),
-        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: no such file"),
     ],
 )
-def test_a_damaged_pack_is_refused_by_name_and_mended(packed, files, crowd, spoil, named):
+def test_a_damaged_pack_is_refused_by_name_and_repaired(packed, files, crowd, spoil, named, again):
     spoil(packed)
-    with pytest.raises(UserError, match=named) as raised:
-        pack.read(packed, crop=CROP, canvas=CANVAS)
-    assert "\n" not in str(raised.value)
-    if "manifest" in named:
-        with pytest.raises(UserError, match="expected a new or empty folder, or that of a pack"):
-            write(packed, files, crowd)
-        return
+    for attempt in (read, lambda folder: packs.read_images(folder, FRAMING)):
+        with pytest.raises(UserError, match=named) as raised:
+            attempt(packed)
+        assert "\n" not in str(raised.value)
     images = Counted(files)
     write(packed, files, crowd, images=images)
-    assert len(images.read) == (16 if "arecord" in named or "00001" in named else 0)
-    np.testing.assert_array_equal(
-        pack.read(packed, crop=CROP, canvas=CANVAS).images[17],
-        read_image(files[17], CROP, CANVAS),
-    )
+    assert len(images.read) == again
+    np.testing.assert_array_equal(read(packed).images[17], read_image(files[17], FRAMING))
+
+
+def test_a_pack_without_its_manifest_is_none(packed, files, crowd):
+    (packed / "manifest.json").unlink()
+    with pytest.raises(
+        UserError, match=r"manifest\.json: no such file; expected the folder of a pa"
+    ):
+        read(packed)
+    with pytest.raises(UserError, match="expected a new or empty folder, or that of a pack"):
+        write(packed, files, crowd)
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "named"),
+    ("changes", "named"),
     [
-        ("canvas", 32, "--config.data.canvas: 32, but .* was packed with 17; set it so"),
-        ("crop", 1.0, "--config.data.crop: 1.0, but .* was packed with 0.8; set it so"),
+        ({"canvas": 32}, "^canvas: 32, but .* was packed with 17; set it so, or"),
+        ({"crop": 1.0}, r"^crop: 1\.0, but .* was packed with 0\.8; set it so, or"),
     ],
 )
-def test_a_pack_of_another_canvas_is_refused(packed, option, value, named):
-    with pytest.raises(UserError, match=named):
-        pack.read(packed, **{"crop": CROP, "canvas": CANVAS} | {option: value})
+def test_a_pack_of_another_framing_is_refused(packed, changes, named):
+    for attempt in (
+        lambda framing: read(packed, framing=framing),
+        lambda framing: packs.read_images(packed, framing),
+    ):
+        with pytest.raises(UserError, match=named):
+            attempt(FRAMING._replace(**changes))
 
 
-def test_a_pack_of_another_format_or_none_at_all_is_refused(packed, tmp_path):
+def another_tree(name):
+    content = GZ2.to_dict() | {"name": name}
+    content["questions"][-1]["answers"][-1] = "other"
+    return trees.Tree.from_dict(content)
+
+
+def test_a_pack_saves_its_tree(tmp_path, files, crowd):
+    write(tmp_path / "pack", files, crowd, tree=another_tree("mine"))
+    assert len(read(tmp_path / "pack", tree=another_tree("mine")).ids) == 64
+
+
+def test_a_pack_of_another_tree_is_refused_by_name(packed, files, crowd):
+    with pytest.raises(UserError, match="expected a pack of the tree mine, found one of gz2; "):
+        read(packed, tree=another_tree("mine"))
+    with pytest.raises(UserError, match="found one of another tree of that name"):
+        read(packed, tree=another_tree("gz2"))
+    with pytest.raises(UserError, match=r"something else: tree was gz2, now mine\. Use"):
+        write(packed, files, crowd, tree=another_tree("mine"))
+    with pytest.raises(UserError, match=r"something else: tree was gz2, now gz2\. Use"):
+        write(packed, files, crowd, tree=another_tree("gz2"))
+
+
+def test_what_is_no_manifest_is_refused_in_one_line(packed, tmp_path):
     manifest = json.loads((packed / "manifest.json").read_text())
-    (packed / "manifest.json").write_text(json.dumps(manifest | {"format": 0}))
-    with pytest.raises(UserError, match=r"manifest\.json: expected a pack of format 1, found 0"):
-        pack.read(packed, crop=CROP, canvas=CANVAS)
-    (packed / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest\.json: not readable"):
-        pack.read(packed, crop=CROP, canvas=CANVAS)
-    with pytest.raises(UserError, match=r"manifest\.json: no such file; --config\.data\.root"):
-        pack.read(tmp_path / "nowhere", crop=CROP, canvas=CANVAS)
+    for content, named in (
+        (
+            json.dumps(manifest | {"format": 1}),
+            "expected a pack of format 2, found 1; pack the gal",
+        ),
+        ("{}", "expected a pack of format 2, found None"),
+        ("[]", "expected a JSON object"),
+        ("{", "not readable: "),
+        ("\xff", "not readable: "),
+    ):
+        (packed / "manifest.json").write_text(content, encoding="latin-1")
+        with pytest.raises(UserError, match=rf"manifest\.json: {named}"):
+            read(packed)
+    with pytest.raises(UserError, match=r"manifest\.json: no such file; expected the folder of a"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"manifest\.json: no such file"):
+        read(packed / "galaxies.npz")
 
 
-def test_another_source_is_not_packed_over_a_pack(packed, files, crowd):
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"fractions": 1}, r"a pack of something else: the galaxies\. Use"),
+        ({"ids": tuple(map(str, range(64)))}, r"a pack of something else: the galaxies\. Use"),
+        (
+            {"framing": Framing(0.8, 20)},
+            "something else: canvas was 17, now 20, the|canvas was 17, now 20",
+        ),
+        ({"framing": Framing(0.9, 17)}, "crop was 0.8, now 0.9"),
+        ({"label": "synthetic sky"}, "label was 'real galaxies', now 'synthetic sky'"),
+        ({"shard": 17}, "galaxies_per_shard was 16, now 17"),
+    ],
+)
+def test_another_source_is_not_packed_over_a_pack(packed, files, crowd, changes, named):
     before = sorted((file.name, file.stat().st_mtime_ns) for file in packed.iterdir())
-    other = crowd[::-1].astype(np.float32)
-    with pytest.raises(UserError, match=r"a pack of something else: the galaxies\. Use"):
-        write(packed, files, crowd, fractions=other)
-    with pytest.raises(UserError, match="canvas was 17, now 20"):
-        write(packed, files, crowd, canvas=20)
-    os.utime(files[8])  # as if another picture had been saved there
-    with pytest.raises(UserError, match="something else: the galaxies"):
-        write(packed, files, crowd)
+    if "fractions" in changes:
+        changes = {"fractions": crowd[::-1].astype(np.float32)}
+    with pytest.raises(UserError, match=named):
+        write(packed, files, crowd, **changes)
     assert before == sorted((file.name, file.stat().st_mtime_ns) for file in packed.iterdir())
 
 
-def test_an_unreadable_image_is_left_out_and_listed(tmp_path, files, crowd):
+def test_another_file_makes_another_source(packed, files, crowd):
+    os.utime(files[8])  # as if another picture had been saved there
+    with pytest.raises(UserError, match=r"something else: the galaxies\. Use"):
+        write(packed, files, crowd)
+    os.remove(files[8])
+    with pytest.raises(UserError, match=r"something else: the galaxies\. Use"):
+        write(packed, files, crowd)
+
+
+def test_a_half_written_pack_of_something_else_is_not_resumed(packed, files, crowd):
+    (packed / "manifest.json").rename(packed / "unfinished.json")
+    with pytest.raises(UserError, match=r"crop was 0\.8, now 0\.5"):
+        write(packed, files, crowd, framing=Framing(0.5, 17))
+    write(packed, files, crowd)
+    assert len(read(packed).ids) == 64
+
+
+def test_an_unreadable_image_is_skipped_and_listed(tmp_path, files, crowd):
     many, rows = [*files, *files[1:44]], np.concatenate([crowd, crowd])
     Path(files[0]).write_bytes(b"no image")
     write(tmp_path / "pack", many, rows)
-    found = pack.read(tmp_path / "pack", crop=CROP, canvas=CANVAS)
+    found = read(tmp_path / "pack")
     assert len(found.ids) == len(found.images) == len(found.fractions) == 106
     assert found.ids[0] == "101"
     np.testing.assert_array_equal(found.fractions, rows[1:107].astype(np.float32))
     for row in (0, 14, 15, 16, 105):
-        np.testing.assert_array_equal(found.images[row], read_image(many[row + 1], CROP, CANVAS))
+        np.testing.assert_array_equal(found.images[row], read_image(many[row + 1], FRAMING))
     assert found.left_out["GalaxyID"].tolist() == ["7", "100"]
+    assert found.left_out["file"].tolist() == ["", files[0]]
     assert found.left_out["reason"].iloc[1].startswith("not readable as an image: ")
+    # Repaired from the shards that are there: that one is read again, as it lacks a galaxy.
+    (tmp_path / "pack" / "galaxies.npz").unlink()
+    images = Counted(many)
+    write(tmp_path / "pack", many, rows, images=images)
+    assert images.read == set(range(16))
+    again = read(tmp_path / "pack")
+    assert again.ids == found.ids
+    assert again.left_out.equals(found.left_out)
+
+
+def test_whatever_an_image_raises_it_is_skipped(tmp_path, files, crowd):
+    class Odd(ImageFiles):
+        def __getitem__(self, position):
+            if position == 3:
+                raise RuntimeError("odd")
+            return super().__getitem__(position)
+
+    many, rows = [*files, *files[:40]], np.concatenate([crowd, crowd])
+    write(tmp_path / "pack", many, rows, images=Odd(many, FRAMING))
+    assert read(tmp_path / "pack").left_out["reason"].iloc[1] == "not readable as an image: odd"
 
 
 def test_losing_more_than_a_hundredth_stops_packing(tmp_path, files, crowd):
     Path(files[33]).write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"more than 1% of 64 galaxies .* them is 133 \(not"):
+    with pytest.raises(
+        UserError, match=r"pack: 1 of 64 galaxies .* than 1%: .* first is 133 \(not"
+    ):
+        write(tmp_path / "pack", files, crowd)
+    assert not (tmp_path / "pack" / "manifest.json").exists()
+
+
+def test_a_folder_of_something_else_stays_as_it_is(tmp_path, files, crowd):
+    with pytest.raises(
+        UserError, match="images: expected a new or empty folder, or that of a pack"
+    ):
+        write(tmp_path / "images", files, crowd)
+    assert len(list((tmp_path / "images").iterdir())) == 64
+    (tmp_path / "empty").mkdir()
+    with locked(tmp_path / "empty" / "lock"):
+        pass  # left by packing that was killed at once
+    write(tmp_path / "empty", files, crowd)
+    assert len(read(tmp_path / "empty").ids) == 64
+
+
+def test_a_pack_that_cannot_be_written_is_told_in_one_line(tmp_path, files, crowd, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"file/pack: the pack cannot be written: .*Not a directory"
+    ):
+        write(tmp_path / "file" / "pack", files, crowd)
+
+    class Full:
+        def __init__(self, *_):
+            pass
+
+        def write(self, _):
+            raise RuntimeError("no space\nleft")
+
+    monkeypatch.setattr(packing, "ArrayRecordWriter", Full)
+    with pytest.raises(UserError, match=r"pack: the pack cannot be written: no space left$"):
         write(tmp_path / "pack", files, crowd)
 
 
-def test_a_rotten_record_is_masked_and_named(packed, caplog):
-    shard = packed / "00000-of-00004.arecord"
+def test_a_pack_needs_room(tmp_path, files, crowd, monkeypatch):
+    needed = 64 * 17 * 17 * 3
+    for free, fits in ((needed - 1, False), (needed, True)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(packing.shutil, "disk_usage", lambda folder, usage=usage: usage)
+        if fits:
+            write(tmp_path / "pack", files, crowd)
+        else:
+            with pytest.raises(UserError, match=r"the pack needs 0\.0 GB, only 0\.0 GB are free"):
+                write(tmp_path / "pack", files, crowd)
+
+
+def test_a_pack_that_is_repaired_needs_room_for_what_is_missing_alone(
+    packed, files, crowd, monkeypatch
+):
+    (packed / "00001-of-00004.arecord").unlink()
+    usage = shutil.disk_usage(packed)._replace(free=16 * 17 * 17 * 3)
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda folder: usage)
+    write(packed, files, crowd)
+    assert len(read(packed).ids) == 64
+
+
+def test_a_pack_whose_repair_is_interrupted_is_half_written(packed, files, crowd, monkeypatch):
+    def full(*_):
+        raise RuntimeError("no space left")
+
+    (packed / "00001-of-00004.arecord").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(packing, "ArrayRecordWriter", full)
+        with pytest.raises(UserError, match="no space left"):
+            write(packed, files, crowd)
+    with pytest.raises(UserError, match="this pack is half-written"):
+        read(packed)
+    write(packed, files, crowd)
+    assert len(read(packed).ids) == 64
+
+
+def test_a_rotten_record_is_masked_and_named(packed):
+    shard = packed / "00001-of-00004.arecord"
     content = bytearray(shard.read_bytes())
-    content[5000] ^= 1
+    for row in (16, 31):  # its first and its last
+        content[content.index(read(packed).images[row].tobytes()) + 40] ^= 1
     shard.write_bytes(content)
-    data = dataset.from_pack(packed, crop=CROP, canvas=CANVAS)
-    batch = Galaxies(data.images, data.fractions, np.arange(64)).batch(np.arange(64))
-    assert batch["mask"].sum() == 63
-    assert "00000-of-00004.arecord: " in caplog.text
+    batch = Source(read(packed).images, np.arange(64)).batch(np.arange(64))
+    assert np.flatnonzero(batch["mask"] == 0).tolist() == [16, 31]
+    for row in (16, 31):
+        assert batch["fault"][row].startswith(b"damaged in the pack: 00001-of-00004.arecord: ")
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_a_pack_gives_the_batches_of_its_source(packed, files, crowd, processes):
+def test_a_pack_gives_the_batches_of_its_source(packed, files, processes):
     flags.FLAGS.mark_as_parsed()  # grain's workers ask for its flags; gzjax.main parses them
-    data = dataset.from_pack(packed, crop=CROP, canvas=CANVAS)
-    source = data._replace(images=ImageFiles(files, CROP, CANVAS))
+    data = dataset.from_pack(packed, tree=GZ2, framing=FRAMING, split=Split())
+    source = data._replace(images=ImageFiles(files, FRAMING))
     one, other = (
-        iter(pipeline.training_batches(some.split("train"), 8, 0, processes=workers))
+        iter(training_batches(some.source("train"), 8, 0, processes=workers))
         for some, workers in ((source, 0), (data, processes))
     )
     for _ in range(9):
-        assert_same_batch(next(one), next(other))
+        expected, found = next(one), next(other)
+        assert expected.keys() == found.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(array, found[name], err_msg=name)
 
 
-def assert_same_batch(one, other):
-    assert one.keys() == other.keys()
-    for name, array in one.items():
-        np.testing.assert_array_equal(array, other[name], err_msg=name)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_images_held_on_the_devices_make_the_same_batches(packed, files, tmp_path, devices):
-    Path(files[2]).write_bytes(b"no image")
-    data = dataset.from_pack(packed, crop=CROP, canvas=CANVAS)
-    data = data._replace(
-        images=ImageFiles(files, CROP, CANVAS), splits={"train": np.arange(60), "test": np.r_[2:5]}
-    )
-    mesh = jax.make_mesh(
-        (devices,), ("galaxies",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-    )
-    by_galaxy = NamedSharding(mesh, PartitionSpec("galaxies"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    held = experiment.hold_on_devices(data, everywhere, Report(tmp_path, loud=False))
-    assert held.canvases.shape == (64, CANVAS, CANVAS, 3)
-    assert held.canvases.sharding.is_fully_replicated
-    for make in (
-        lambda data: pipeline.training_batches(data.split("train"), 16, 0),
-        lambda data: pipeline.evaluation_batches(data.split("test"), 16),
-    ):
-        here = experiment.on_devices(iter(make(data)), by_galaxy)
-        there = experiment.on_devices(iter(make(held)), by_galaxy, held.canvases)
-        for _, one, other in zip(range(6), here, there, strict=False):
-            assert other["image"].sharding.is_equivalent_to(by_galaxy, 4)
-            assert_same_batch(one, other)
-    assert one["mask"].sum() == 2  # of the three galaxies tested, one is unreadable
-
-
-def test_images_that_do_not_fit_are_refused(packed, tmp_path, monkeypatch):
-    class Small:
-        def memory_stats(self):
-            return {"bytes_limit": 50_000, "bytes_in_use": 10_000}
-
-        def __str__(self):
-            return "gpu:0"
-
-    monkeypatch.setattr(jax, "local_devices", lambda: [Small()])
-    data = dataset.from_pack(packed, crop=CROP, canvas=CANVAS)
-    with pytest.raises(UserError, match=r"on_device: the images are 0\.0 GB, but gpu:0 has"):
-        experiment.hold_on_devices(data, None, Report(tmp_path, loud=False))
-
-
-def test_training_from_a_pack_is_training_from_its_source(cache, tmp_path):
-    """As people start it; the pack is held on the device, too, and takes over a run."""
-    folder = tmp_path / "pack"
-    source, from_pack = tmp_path / "source", tmp_path / "from_pack"
-    reads_pack = ("--config.data.kind=pack", f"--config.data.root={folder}")
-
-    def done(*arguments):
-        result = run(cache, *arguments)
-        assert result.returncode == 0, result.stderr[-3000:]
-        return result.stdout
-
-    printed = done("--mode", "pack", "--pack", folder)
-    assert f"packing galaxies into {folder}: 160" in printed
-    assert "160 galaxies (synthetic sky)" in printed
-    done("--workdir", source, EPOCHS)
-    done("--workdir", from_pack, EPOCHS, "--config.data.on_device=True", *reads_pack)
-    assert_identical(final_state(source), final_state(from_pack))
-    before = json.loads((source / "evaluate_test.json").read_text())
-    assert before["data"] == "synthetic sky"
-    (source / "evaluate_test.json").unlink()
-    assert json.loads((from_pack / "evaluate_test.json").read_text()) == before
-    assert "going on from step 32 of 32" in done("--workdir", source, EPOCHS, *reads_pack)
-    assert json.loads((source / "evaluate_test.json").read_text()) == before
+def test_a_pack_is_known_by_its_files(packed, tmp_path):
+    assert packs.is_pack(packed)
+    assert packs.read_ids(packed) == tuple(str(100 + number) for number in range(64))
+    assert not packs.is_pack(tmp_path / "images")
+    (packed / "manifest.json").rename(packed / "unfinished.json")
+    assert packs.is_pack(packed)
+    (packed / "unfinished.json").rename(packed / "manifest.json")
+    (packed / "galaxies.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"galaxies\.npz: not readable"):
+        packs.read_ids(packed)
+    (packed / "galaxies.npz").unlink()
+    assert not packs.is_pack(packed)

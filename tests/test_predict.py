@@ -1,74 +1,83 @@
+"""Predictions in parts: whole, resumed, joined."""
+
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from gzjax import predict
+from gzjax.data import images
 from gzjax.errors import UserError
-from gzjax.tree import GALAXY_ZOO_2
+from gzjax.run import predict
+from gzjax.run.predict import Parts
 
-JOB = {"images": "abc", "views": 1}
+JOB = {"images": "0123", "views": 4}
 
 
-def append(partial, first, fractions, faults=None):
-    ids = [str(number) for number in range(first, first + len(fractions))]
-    partial.append(ids, fractions, faults or [""] * len(fractions))
+def parts_of(output, gz2, number, size=4, job=JOB):
+    return Parts(output, job, gz2, number, size)
+
+
+def write(parts, rows, crowd, faults=None):
+    """A part in two batches."""
+    faults = [""] * len(rows) if faults is None else faults
+    values = crowd[rows.start : rows.stop].astype(np.float32)
+    some = [(values[:2], faults[:2]), (values[2:], faults[2:])]
+    parts.write(rows, [str(row) for row in rows], some)
+
+
+def filled(output, gz2, crowd, number, broken=()):
+    parts = parts_of(output, gz2, number)
+    for rows in parts.missing():
+        write(parts, rows, crowd, ['broken, as "they" say' * (row in broken) for row in rows])
+    return parts
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_what_goes_in_comes_out_in_the_challenges_header(tmp_path, crowd, suffix, monkeypatch):
-    monkeypatch.setattr(predict, "CHUNK", 7)  # several chunks
+def test_parts_are_joined_in_order(tmp_path, crowd, gz2, suffix):
     output = tmp_path / f"p{suffix}"
-    partial = predict.Partial(output, JOB)
-    faults = [""] * 20
-    faults[4] = 'broken, as "they" say'
-    append(partial, 0, crowd[:20], faults)
-    append(partial, 20, crowd[20:30])
-    assert predict.finish(partial, output, readable=False) == 1
+    parts = filled(output, gz2, crowd, 30, broken=(4,))
+    assert predict.join(parts, output, readable=False) == 1
     table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
-    assert list(table.columns) == ["GalaxyID", *GALAXY_ZOO_2.columns]
+    assert list(table.columns) == ["GalaxyID", *gz2.columns]
     assert table["GalaxyID"].astype(int).tolist() == [n for n in range(30) if n != 4]
     expected = np.delete(crowd[:30], 4, axis=0)
-    np.testing.assert_allclose(table[list(GALAXY_ZOO_2.columns)], expected, atol=6e-7)
+    np.testing.assert_allclose(table[list(gz2.columns)], expected, atol=6e-7)
     listed = pd.read_csv(tmp_path / f"p{suffix}.unreadable.csv")
     assert listed.to_dict("list") == {"GalaxyID": [4], "fault": ['broken, as "they" say']}
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        output.name, f"{output.name}.unreadable.csv",
-    ]  # fmt: skip
 
 
-def test_words_are_added_where_asked(tmp_path, crowd):
+def test_words_are_added_where_asked(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
-    partial = predict.Partial(output, JOB)
-    append(partial, 0, crowd[:5])
-    predict.finish(partial, output, readable=True)
+    predict.join(filled(output, gz2, crowd, 5), output, readable=True)
     table = pd.read_csv(output, keep_default_na=False)
-    assert list(table.columns[38:40]) == ["smooth-or-featured", "edge-on"]
+    assert list(table.columns[38:40]) == ["smooth-or-featured", "disk-edge-on"]
     assert table["morphology"].str.len().min() > 3
 
 
-def test_an_interrupted_line_is_written_again(tmp_path, crowd):
+def test_what_is_done_is_not_done_again(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
-    append(predict.Partial(output, JOB), 0, crowd[:6])
-    path = tmp_path / "p.csv.partial"
-    path.write_bytes(path.read_bytes()[:-11])
-    partial = predict.Partial(output, JOB)
-    assert partial.done == 5
-    append(partial, 5, crowd[5:8])
-    predict.finish(partial, output, readable=False)
-    table = pd.read_csv(output)
-    assert table["GalaxyID"].tolist() == list(range(8))
-    np.testing.assert_allclose(table.to_numpy()[:, 1:], crowd[:8], atol=6e-7)
+    parts = parts_of(output, gz2, 10)
+    assert parts.missing() == [range(0, 4), range(4, 8), range(8, 10)]
+    write(parts, range(4, 8), crowd)
+    assert parts_of(output, gz2, 10).missing() == [range(0, 4), range(8, 10)]
+    # A damaged part is not done.
+    file = parts.file(range(4, 8))
+    file.write_bytes(file.read_bytes()[:-9])
+    assert parts.missing()[1] == range(4, 8)
+    file.write_bytes(b"\0" * 100)
+    assert parts.missing()[1] == range(4, 8)
 
 
-def test_lines_of_another_job_are_not_gone_on_with(tmp_path, crowd):
+def test_parts_of_another_job_are_refused(tmp_path, gz2):
     output = tmp_path / "p.csv"
-    append(predict.Partial(output, JOB), 0, crowd[:2])
-    with pytest.raises(UserError, match=r"p\.csv\.partial was left by a prediction of other"):
-        predict.Partial(output, JOB | {"views": 16})
-    first = (tmp_path / "p.csv.partial").read_text().splitlines()[0]
-    assert json.loads(first) == JOB
+    parts_of(output, gz2, 10)
+    for changes in ({"job": JOB | {"views": 16}}, {"size": 5}):
+        with pytest.raises(UserError, match=r"p\.csv\.parts was left by a prediction of other"):
+            parts_of(output, gz2, 10, **changes)
+    (tmp_path / "p.csv.parts" / "job.json").write_text("{")
+    with pytest.raises(UserError, match=r"job\.json: damaged"):
+        parts_of(output, gz2, 10)
 
 
 def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
@@ -80,28 +89,47 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
     ):
         with pytest.raises(UserError, match=expected):
             predict.check_output(tmp_path / name)
+    predict.check_output(tmp_path / "new.csv")
 
 
 @pytest.mark.parametrize("readable", [False, True])
-def test_a_stretch_without_any_readable_image_is_no_fault_of_the_table(
-    tmp_path, crowd, monkeypatch, readable
-):
-    monkeypatch.setattr(predict, "CHUNK", 4)
+def test_a_part_without_any_readable_image_is_no_fault_of_the_table(tmp_path, crowd, gz2, readable):
     output = tmp_path / "p.parquet"
-    partial = predict.Partial(output, JOB)
-    append(partial, 0, crowd[:4])
-    append(partial, 4, crowd[4:7], ["broken"] * 3)
-    assert predict.finish(partial, output, readable=readable) == 3
+    parts = filled(output, gz2, crowd, 8, broken=range(4))
+    assert predict.join(parts, output, readable=readable) == 4
     table = pd.read_parquet(output)
-    assert table["GalaxyID"].tolist() == ["0", "1", "2", "3"]
+    assert table["GalaxyID"].tolist() == ["4", "5", "6", "7"]
     assert table["Class1.1"].dtype == np.float32
 
 
-def test_a_list_of_unreadable_images_is_of_the_last_prediction(tmp_path, crowd):
+def test_a_list_of_unreadable_images_is_of_the_last_prediction(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
-    for faults, listed in ((["broken", ""], True), (["", ""], False)):
-        partial = predict.Partial(output, JOB)
-        append(partial, 0, crowd[:2], faults)
-        predict.finish(partial, output, readable=False)
+    for broken, listed in (((0,), True), ((), False)):
+        predict.join(filled(output, gz2, crowd, 2, broken), output, readable=False)
         assert (tmp_path / "p.csv.unreadable.csv").exists() == listed
-        output.unlink()
+        for file in (output, *(tmp_path / "p.csv.parts").iterdir()):
+            file.unlink()
+
+
+def test_a_failed_join_leaves_no_output(tmp_path, crowd, gz2):
+    output = tmp_path / "p.csv"
+    parts = filled(output, gz2, crowd, 8)
+    parts.file(range(4, 8)).unlink()
+    with pytest.raises(FileNotFoundError):
+        predict.join(parts, output, readable=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv.parts"]
+
+
+def test_a_disk_that_is_gone_is_no_damaged_image():
+    gone = [images.fault_text(OSError(5, "Input/output error", "x.jpg"))] * 40
+    with pytest.raises(UserError, match="none of 40 images from b on can be opened: cannot be op"):
+        predict.check_no_outage(gone, "b")
+    predict.check_no_outage(gone[:5], "b")  # a list of a few
+    predict.check_no_outage([*gone, ""], "b")
+    predict.check_no_outage([images.fault_text(images.Unusable("truncated"))] * 40, "b")
+
+
+def test_the_job_says_how_many_images_a_part_has(tmp_path, gz2):
+    parts_of(tmp_path / "p.csv", gz2, 10)
+    job = json.loads((tmp_path / "p.csv.parts" / "job.json").read_text())
+    assert job == JOB | {"images_a_part": 4}

@@ -1,68 +1,136 @@
+"""What is shown and what is recorded of a run."""
+
 import json
 
 import numpy as np
 import pandas as pd
+import pytest
 from rich.console import Console
 
-from gzjax import metrics, report
-from gzjax.report import Report
+from gzjax import metrics
+from gzjax.run import recorder
+from gzjax.run.recorder import Recorder
+from gzjax.run.report import Report, summary_line, summary_table
 
 
-def result_of(crowd):
+@pytest.fixture
+def result(crowd, gz2):
     mean = crowd.mean(axis=0)
     predicted = np.clip(crowd + 0.1, 0, 1)
-    about = {"split": "validation", "step": 4, "views": 1, "data": "synthetic sky"}
-    return about | metrics.summary(predicted, crowd, mean)
+    about = {"split": "validation", "step": 4, "views": 1, "networks": 1, "data": "synthetic sky"}
+    return about | metrics.summary(predicted, crowd, mean, gz2)
 
 
-def test_a_score_is_never_shown_without_what_it_needs(crowd):
-    result = result_of(crowd)
-    line = report.summary_line(result)
-    console = Console(width=120)
+def shown(result, width=80):
+    console = Console(width=width)
     with console.capture() as captured:
-        console.print(report.summary_table(result))
-    for text in (line, captured.get()):
+        console.print(summary_table(result))
+    return captured.get()
+
+
+def test_a_score_is_never_shown_without_what_it_needs(result):
+    for text in (summary_line(result), shown(result, 120)):
         for needed in (f"{result['rmse']:.4f}", f"{result['baseline_rmse']:.4f}"):
             assert needed in text
         for needed in ("validation", "64 galaxies", "1 view", "synthetic sky"):
             assert needed in text
-    assert "11 arms" in captured.get()
+
+
+def test_the_table_has_a_row_for_each_question_in_80_columns(result, gz2):
+    lines = shown(result).splitlines()
+    assert max(map(len, lines)) <= 80
+    for question in gz2.questions:
+        (row,) = [line for line in lines if f"{question.number:2} {question.name} " in line]
+        cells = row.split()[2:]
+        score, baseline = (
+            result[name][question.name]
+            for name in ("rmse_per_question", "baseline_rmse_per_question")
+        )
+        answered = result["accuracies"][question.name]
+        assert cells[:3] == [f"{score:.4f}", f"{baseline:.4f}", f"{score / baseline:.0%}"]
+        assert cells[3] == f"{result['calibration'][question.name]['error']:.3f}"
+        assert cells[5] == str(answered["agreed_galaxies"])
+        assert cells[4] == ("-" if answered["accuracy"] is None else f"{answered['accuracy']:.0%}")
+    heads = next(line for line in lines if "baseline" in line and "RMSE" in line).split()
+    assert len(heads[:6]) == len(set(heads[:6]))
+
+
+def test_raw_weights_views_and_networks_are_named(result):
+    more = result | {"raw_rmse": 0.1234, "views": 16, "networks": 3}
+    for text in (summary_line(more), shown(more, 120)):
+        assert "raw weights 0.1234" in text
+        assert "16 views, 3 networks" in text
+
+
+def test_what_each_network_scores_alone_is_said(result, capsys):
+    alone = {"workdir": "runs/a", "rmse": 0.1, "together": -0.01, "together_interval": [-0.02, 0.0]}
+    Report().evaluation(result | {"alone": [alone]})
+    said = capsys.readouterr().out
+    assert "runs/a alone: RMSE 0.1000; together -0.0100 [-0.0200, +0.0000]" in said
 
 
 def test_rows_past_the_checkpoint_are_dropped(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("step,loss\n2,0.5\n4,0.4\n6,0.3\n8,")
-    report.drop_rows_after(path, 4)
+    recorder.drop_rows_after(path, 4)
     assert path.read_text().split() == ["step,loss", "2,0.5", "4,0.4"]
-    report.drop_rows_after(path, 1)
+    recorder.drop_rows_after(path, 1)
     assert not path.exists()
-    report.drop_rows_after(path, 1)
+    recorder.drop_rows_after(path, 1)
 
 
-def test_what_is_measured_is_written(tmp_path, crowd, capsys):
-    steps = [{"loss": np.float32(1.0), "mse": np.float32(0.1)}] * 2
-    shown = Report(tmp_path)
-    with shown.training(0, 8, 4, 16):
-        shown.trained(2, steps, 1e-3)
-        shown.trained(4, steps, 5e-4)
-        shown.evaluated(result_of(crowd))
+def test_what_is_measured_is_written(tmp_path, result):
+    (tmp_path / "train.csv").write_text("step,loss\n2,0.5\n4,0.4\n")
+    with Recorder(tmp_path, 2) as written:
+        written.scalars("train", 3, {"loss": 0.25})
+        written.validation(result)
     train = pd.read_csv(tmp_path / "train.csv")
-    assert train["step"].tolist() == [2, 4]
-    assert train["epoch"].tolist() == [0.5, 1.0]
-    assert train["learning_rate"].tolist() == [1e-3, 5e-4]
+    assert train.to_dict("list") == {"step": [2, 3], "loss": [0.5, 0.25]}
     validation = pd.read_csv(tmp_path / "validation.csv")
     assert validation["step"].tolist() == [4]
-    assert "rmse_spiral" in validation.columns
-    saved = json.loads((tmp_path / "evaluate_validation.json").read_text())
-    assert saved == result_of(crowd)
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert validation["rmse"][0] == pytest.approx(result["rmse"])
+    assert validation["rmse_bar"][0] == pytest.approx(result["rmse_per_question"]["bar"])
+    assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def test_other_processes_are_silent_and_write_nothing(tmp_path, crowd, capsys):
-    shown = Report(tmp_path, loud=False)
-    with shown.training(0, 8, 4, 16):
-        shown.say("hello")
-        shown.trained(1, [{"loss": np.float32(1)}], 0.1)
-        shown.evaluated(result_of(crowd), table=True)
+def test_evaluations_have_files_of_their_own(tmp_path, result):
+    for changes, name in (
+        ({}, "validation"),
+        ({"split": "test", "views": 16}, "test_16_views"),
+        ({"split": "test", "views": 16, "networks": 2}, "test_16_views_2_networks"),
+    ):
+        recorder.evaluation(tmp_path, result | changes)
+        saved = json.loads((tmp_path / f"evaluate_{name}.json").read_text())
+        assert saved == json.loads(json.dumps(result | changes))
+        curves = pd.read_csv(tmp_path / f"reliability_{name}.csv")
+        expected = result["calibration"]["bar"]["curve"]
+        assert curves[curves["question"] == "bar"]["count"].tolist() == [
+            row["count"] for row in expected
+        ]
+
+
+def test_skipped_galaxies_are_listed_once(tmp_path):
+    rows = pd.DataFrame([("7", "7.jpg", "broken")], columns=["GalaxyID", "file", "reason"])
+    recorder.left_out(tmp_path, rows)
+    recorder.left_out(tmp_path, pd.concat([rows, rows.assign(GalaxyID="007")]))
+    listed = pd.read_csv(tmp_path / "left_out.csv", dtype=str)
+    assert listed["GalaxyID"].tolist() == ["7", "007"]
+
+
+def test_other_processes_are_silent(result, capsys):
+    report = Report(loud=False)
+    with report.training(0, 8, 4) as show:
+        report.say("hello")
+        show(1, {"loss": 1.0, "images_per_second": 3.0})
+    with report.task("drawing") as progress:
+        progress(1, 2)
+    report.evaluation(result)
     assert capsys.readouterr().out == ""
-    assert list(tmp_path.iterdir()) == []
+    assert not report.watched
+
+
+def test_a_task_says_what_it_does_where_no_one_watches(capsys):
+    with Report().task("drawing") as progress:
+        progress(1, 20)
+        progress(2, 20)
+    assert capsys.readouterr().out == "drawing: 20\n"

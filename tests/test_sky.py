@@ -1,6 +1,10 @@
-"""The synthetic sky: its population, its crowd, its pictures, its cache, its page."""
+"""The synthetic sky: its population, light, camera, crowd, cache and page."""
 
+import dataclasses
 import functools
+import json
+import pickle
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gzjax.data import sky, sky_light, sky_render
-from gzjax.data import sky_population as population
-from gzjax.data.sky_crowd import expected_conditional
-from gzjax.tree import GALAXY_ZOO_2, violations
+from gzjax import sky
+from gzjax.errors import UserError
+from gzjax.sky import camera, crowd, light, population, store
+from gzjax.tree import Question, Tree, cumulative_fractions, load, violations
 
+GZ2 = load("gz2")
 # Of 12,316 rows of the challenge's table, training_solutions_rev1.csv.
 REAL_MEANS = {
     "Class1.1": 0.436,  # smooth
@@ -32,8 +37,19 @@ REAL_MEANS = {
     "Class11.6": 0.073,  # arms that cannot be counted
 }
 REAL_BASELINE = 0.164  # RMSE of predicting the mean row for every galaxy
-SIZE = 24  # of the pictures of drawn skies; one compilation for all tests
+SIZE = 16  # of the pictures of drawn skies; one compilation for all tests
 GALAXIES = 4096
+# What VERSION 1 promises: of the survey, and pictures of all sorts of galaxies. If they are to
+# change, count VERSION up, and save `miniature(album)` as REFERENCE.
+REFERENCE = Path(__file__).with_name("sky-v1.png")
+MEANS = json.loads(Path(__file__).with_name("sky-v1.json").read_text())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "CHUNK", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +59,43 @@ def survey():
     @jax.jit
     @jax.vmap
     def one(index):
-        truth, crowd = jax.random.split(sky.galaxy_key(5, index))
-        latents = sky.sample(truth)
-        return latents, sky.expected_fractions(latents), sky.vote(crowd, latents)
+        latents, _, votes = sky.draw(5, index, GZ2, SIZE)
+        return latents, sky.expected_fractions(latents, GZ2), votes
 
     return jax.tree.map(np.asarray, one(jnp.arange(GALAXIES)))
 
 
 @pytest.fixture(scope="module")
 def photograph():
-    """Latents in a list -> uint8[galaxies, 64, 64, 3]; one compilation for up to 16 galaxies."""
+    """Latents in a list -> uint8[galaxies, 64, 64, 3]."""
 
     @jax.jit
     def render(latents, field):
         return jax.lax.map(lambda one: sky.render(one, 64, field), latents)
 
     def take(galaxies, field=0.5):
-        filled = [*galaxies, *[galaxies[-1]] * (16 - len(galaxies))]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
-        return np.asarray(render(stacked, field))[: len(galaxies)]
+        pictures = []
+        for first in range(0, len(galaxies), 8):
+            some = galaxies[first : first + 8]
+            filled = [*some, *[some[-1]] * (8 - len(some))]
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
+            pictures.append(np.asarray(render(stacked, field))[: len(some)])
+        return np.concatenate(pictures)
 
     return take
+
+
+@pytest.fixture(scope="module")
+def perfect():
+    """Latents -> float32[3, 65, 65]: their light, of the central half."""
+    across = jnp.linspace(-0.25, 0.25, 65)
+
+    @jax.jit
+    def take(latents):
+        key = jax.random.key(0, impl="threefry2x32")
+        return light.galaxy_light(latents, key, across[None, :], -across[:, None], 0.002)
+
+    return lambda **changes: np.asarray(take(galaxy(**changes)), np.float64)
 
 
 def galaxy(**changes) -> population.Latents:
@@ -99,38 +131,95 @@ def galaxy(**changes) -> population.Latents:
     integers["seed"] = np.uint32
     return population.Latents(
         **{
-            name: jnp.asarray(value, integers.get(name, np.float32))
+            name: np.asarray(value, integers.get(name, np.float32))
             for name, value in (latents | changes).items()
         }
     )
 
 
-disk = functools.partial(
-    galaxy, kind=population.DISK, radius=0.06, redness=0.4, bulge=0.12, surface_brightness=20.7
-)
+DISK = {
+    "kind": population.DISK,
+    "radius": 0.06,
+    "redness": 0.4,
+    "bulge": 0.12,
+    "surface_brightness": 20.7,
+}
+disk = functools.partial(galaxy, **DISK)
+face_on = functools.partial(disk, axis_ratio=1.0, radius=0.07)
+ODD = {
+    "ring": population.RING,
+    "lens": population.LENS,
+    "disturbed": population.DISTURBED,
+    "irregular": population.IRREGULAR,
+    "other": population.OTHER,
+    "merger": population.MERGER,
+    "dust lane": population.DUST_LANE,
+}
+EDGE_ON = {"axis_ratio": 0.13, "bulge": 0.3, "angle": 0.0}
+ZOO = {
+    "smooth": galaxy(),
+    "smooth, 0.35": galaxy(axis_ratio=0.35, angle=0.2),
+    "smooth, 0.5": galaxy(axis_ratio=0.5, angle=1.0),
+    "smooth, 0.65": galaxy(axis_ratio=0.65, angle=1.9),
+    "smooth, 0.8": galaxy(axis_ratio=0.8, angle=2.8),
+    "level": galaxy(angle=0.0),
+    "merger on the right": galaxy(odd=ODD["merger"], odd_strength=0.9, angle=0.0, odd_angle=0.0),
+    "plain": face_on(),
+    "red": face_on(redness=1.0),
+    "faint": face_on(surface_brightness=22.5),
+    "far": face_on(view=45.0, seeing=1.6, seed=7),
+    "tilted, bright sky": disk(axis_ratio=0.4, arms=2, arm_contrast=0.8, seed=2, view=250.0),
+    "star": galaxy(kind=population.STAR),
+    "trail": galaxy(kind=population.STAR, trail=1.0, surface_brightness=21.0),
+    "green trail": galaxy(kind=population.STAR, trail=1.0, surface_brightness=21.0, seed=12),
+    **{f"{arms} arms": face_on(arms=arms, arm_contrast=1.0) for arms in range(1, 7)},
+    "wound": face_on(arms=2, arm_contrast=1.0, winding=-1.0, pitch=0.2, arm_phase=2.0, seed=1),
+    "barred": disk(axis_ratio=0.8, bar=1.0, radius=0.07, bar_length=1.2),
+    **{f"face-on {name}": face_on(odd=odd, odd_strength=0.8) for name, odd in ODD.items()},
+    **{f"smooth {name}": galaxy(odd=odd, odd_strength=1.0) for name, odd in ODD.items()},
+    "clean": disk(**EDGE_ON),
+    "dusty": disk(odd=ODD["dust lane"], odd_strength=1.0, **EDGE_ON),
+    "boxy": disk(bulge_shape=population.BOXY, **EDGE_ON),
+    "bulgeless": disk(bulge_shape=population.NO_BULGE, **EDGE_ON | {"bulge": 0.01}),
+}
+
+
+@pytest.fixture(scope="module")
+def album(photograph):
+    """{name: uint8[64, 64, 3]} of the zoo."""
+    return dict(zip(ZOO, photograph(list(ZOO.values())), strict=True))
+
+
+def miniature(album) -> np.ndarray:
+    """uint8[height, width, 3]: the pictures of an album, reduced to 16 pixels, in rows of 8."""
+    small = np.stack(list(album.values())).reshape(-1, 16, 4, 16, 4, 3).mean(axis=(2, 4))
+    small = np.concatenate([small, np.zeros((-len(small) % 8, 16, 16, 3))])
+    rows = small.reshape(-1, 8, 16, 16, 3).swapaxes(1, 2)
+    return np.rint(rows.reshape(-1, 128, 3)).astype(np.uint8)
 
 
 def column(name: str) -> int:
-    return GALAXY_ZOO_2.columns.index(name)
+    return GZ2.columns.index(name)
 
 
 def question(number: int) -> slice:
-    return GALAXY_ZOO_2.questions[number - 1].columns
+    return GZ2.questions[number - 1].columns
 
 
-compiled_conditional = jax.jit(expected_conditional)
+compiled_conditional = jax.jit(crowd.expected_conditional, static_argnames="tree")
+compiled_vote = jax.jit(sky.vote, static_argnames=("tree", "volunteers"))
 
 
-def expected(latents: population.Latents) -> np.ndarray:
-    return np.asarray(compiled_conditional(latents))
+def expected(latents: population.Latents, tree: Tree = GZ2) -> np.ndarray:
+    return np.asarray(compiled_conditional(latents, tree=tree))
 
 
-def shape_of(image: np.ndarray, level: float = 60.0) -> tuple[float, float]:
+def shape_of(image: np.ndarray, level: float) -> tuple[float, float]:
     """(axis ratio, position angle) of what is brighter than a level, from its second moments.
 
     Isophotes of an ellipse keep its shape under any stretch.
     """
-    y, x = np.nonzero(image.mean(axis=2) > level)
+    y, x = np.nonzero(image > level)
     middle = (len(image) - 1) / 2
     near = np.hypot(x - middle, y - middle) < 0.35 * len(image)
     moments = np.cov(np.stack([x[near], -y[near]]))
@@ -138,13 +227,58 @@ def shape_of(image: np.ndarray, level: float = 60.0) -> tuple[float, float]:
     return float(np.sqrt(values[0] / values[1])), float(np.arctan2(*vectors[::-1, 1]) % np.pi)
 
 
-def around(image: np.ndarray, radius: float, points: int = 240) -> np.ndarray:
-    """Mean brightness along a circle, radius in fractions of a side: float[points]."""
-    angles = 2 * np.pi * np.arange(points) / points
+TURNS = 2 * np.pi * np.arange(240) / 240
+
+
+def around(image: np.ndarray, radius: float) -> np.ndarray:
+    """Values of an image[n, n] along a circle, radius in fractions of a side, at TURNS."""
     middle = (len(image) - 1) / 2
-    x = np.rint(middle + radius * len(image) * np.cos(angles)).astype(int)
-    y = np.rint(middle - radius * len(image) * np.sin(angles)).astype(int)
-    return image.mean(axis=2)[y, x]
+    x = np.rint(middle + radius * len(image) * np.cos(TURNS)).astype(int)
+    y = np.rint(middle - radius * len(image) * np.sin(TURNS)).astype(int)
+    return image[y, x]
+
+
+def apart(angle: float, other: float, turn: float = 2 * np.pi) -> float:
+    """Difference of angles."""
+    return abs((angle - other + turn / 2) % turn - turn / 2)
+
+
+# --- the same sky, always ---
+
+
+def test_version_1_means_this_population_and_crowd(survey):
+    latents, means, votes = survey
+    found = {name: values.mean(dtype=np.float64) for name, values in latents._asdict().items()}
+    assert found == pytest.approx(MEANS["latents"], rel=1e-5, abs=1e-6)
+    assert means.mean(axis=0, dtype=np.float64) == pytest.approx(MEANS["expected"], rel=1e-5)
+    assert votes.mean(axis=0, dtype=np.float64) == pytest.approx(MEANS["votes"], rel=1e-3)
+    crowd_of_the_zoo = np.mean([expected(latents) for latents in ZOO.values()], axis=0)
+    assert crowd_of_the_zoo == pytest.approx(MEANS["zoo"], rel=1e-5)
+
+
+def test_version_1_means_these_pictures(album):
+    found, wanted = miniature(album), np.asarray(Image.open(REFERENCE))
+    assert found.shape == wanted.shape
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+
+
+def test_a_galaxy_depends_on_seed_and_index_alone():
+    def drawn(galaxies, seed):
+        chunks = list(store.draw_sky(store.Sky(GZ2, galaxies, seed, SIZE, 0.5)))
+        return [np.concatenate(arrays) for arrays in zip(*chunks, strict=True)]
+
+    many, few, other = drawn(store.CHUNK + 3, 0), drawn(3, 0), drawn(3, 1)
+    assert many[0].shape == (store.CHUNK + 3, SIZE, SIZE, 3)
+    assert many[1].shape == (store.CHUNK + 3, 37)
+    # The same in any company: the last of them, drawn first.
+    last = np.arange(6, 6 - store.CHUNK, -1, dtype=np.uint32)
+    with jax.default_device(store._cpu()):  # as `draw_sky` does: the same compiled program
+        alone = store._draw_chunk(np.uint32(0), last, GZ2, SIZE, 0.5)
+    for all_of_them, some, others, turned in zip(many, few, other, alone, strict=True):
+        np.testing.assert_array_equal(all_of_them[:3], some)
+        np.testing.assert_array_equal(all_of_them[:2:-1], turned)
+        assert not np.array_equal(some, others)
+    assert len(np.unique(many[0].reshape(len(many[0]), -1), axis=0)) == len(many[0])
 
 
 # --- the crowd ---
@@ -156,9 +290,7 @@ def test_votes_obey_the_tree(survey):
         assert fractions.dtype == np.float32
         assert fractions.min() >= 0
         assert fractions.max() <= 1
-        assert np.asarray(violations(fractions)).max() <= 2e-6
-        for number in (1, 6):
-            np.testing.assert_allclose(fractions[:, question(number)].sum(1), 1, atol=1e-6)
+        assert np.asarray(violations(fractions, GZ2)).max() <= 2e-6
     np.testing.assert_allclose(votes * sky.VOLUNTEERS, np.rint(votes * sky.VOLUNTEERS), atol=1e-4)
 
 
@@ -170,7 +302,7 @@ def test_means_are_near_the_real_ones(survey):
 
 def test_every_answer_is_given(survey):
     votes = survey[2]
-    for name, fractions in zip(GALAXY_ZOO_2.columns, votes.T, strict=True):
+    for name, fractions in zip(GZ2.columns, votes.T, strict=True):
         assert (fractions > 0.15).sum() >= 10, name
 
 
@@ -228,6 +360,16 @@ def test_the_clearer_the_surer(low, high, answer):
     assert expected(high)[column(answer)] > expected(low)[column(answer)] + 0.1
 
 
+def test_some_answers_are_random():
+    """An impossible answer gets its part of the lapses: that this round galaxy is edge-on."""
+    conditional = expected(galaxy(axis_ratio=1.0))
+    assert conditional[column("Class2.1")] == pytest.approx(0.02 / 2, rel=1e-3)
+    assert conditional[column("Class7.3")] == pytest.approx(0.02 / 3, rel=1e-2)
+    for each in GZ2.questions:
+        assert conditional[each.columns].sum() == pytest.approx(1)
+        assert conditional[each.columns].min() >= 0.02 / len(each.answers) * 0.999
+
+
 def test_vote_agrees_with_an_independent_walk():
     """A NumPy crowd, question by question with the number who came by it, and a large JAX one."""
     volunteers = 10_000
@@ -243,39 +385,272 @@ def test_vote_agrees_with_an_independent_walk():
         asked = volunteers if gate is None else int(counts[gate])
         share = conditional[answers] / conditional[answers].sum()
         counts[answers] = generator.multinomial(asked, share)
-    votes = jax.jit(sky.vote, static_argnames="volunteers")
-    many = np.asarray(votes(jax.random.key(1), latents, volunteers=volunteers))
-    endless = np.asarray(sky.expected_fractions(latents))
+    many = np.asarray(compiled_vote(jax.random.key(1), latents, tree=GZ2, volunteers=volunteers))
+    endless = np.asarray(jax.jit(sky.expected_fractions, static_argnums=1)(latents, GZ2))
     np.testing.assert_allclose(many, endless, atol=0.02)
     np.testing.assert_allclose(counts / volunteers, endless, atol=0.02)
+
+
+def tree_of(*questions, name="mine") -> Tree:
+    """(name, answers, gates) for each question -> a tree."""
+    made, columns = [], []
+    for number, (title, answers, gates) in enumerate(questions, start=1):
+        made.append(Question(number, title, tuple(answers.split()), len(columns), gates))
+        columns += [f"{title}_{answer}" for answer in answers.split()]
+    return Tree(name, tuple(made), tuple(columns))
+
+
+SMALL = (
+    ("bar", "no yes", (3,)),
+    ("smooth-or-featured", "artifact featured-or-disk smooth", ()),
+    ("something-odd", "yes no", (3, 4)),
+    ("how-rounded", "cigar round in-between", (4,)),
+)
+
+
+def test_any_tree_of_known_questions_is_walked():
+    """In any order of questions and answers, and with gates of several answers."""
+    tree, latents = tree_of(*SMALL), disk(bar=0.7, odd=population.MERGER, odd_strength=0.5)
+    known = dict(zip(GZ2.columns, expected(latents), strict=True))
+    numbers = (3.2, 3.1, 1.3, 1.2, 1.1, 6.1, 6.2, 7.3, 7.1, 7.2)
+    names = [f"Class{number}" for number in numbers]
+    np.testing.assert_array_equal(expected(latents, tree), [known[name] for name in names])
+    votes = np.asarray(compiled_vote(jax.random.key(3), latents, tree=tree, volunteers=1000))
+    assert votes.shape == (10,)
+    np.testing.assert_array_equal(np.asarray(violations(votes, tree)) < 1e-6, True)
+    assert votes[5] + votes[6] == pytest.approx(votes[3] + votes[4])
+    assert 0.9 < votes[3] + votes[4] < 1 - votes[2] + 1e-6
+    infinite = cumulative_fractions(expected(latents, tree), tree)
+    np.testing.assert_allclose(votes, infinite, atol=0.06)
+
+
+def test_a_question_that_the_crowd_does_not_know(tmp_path):
+    tree = tree_of(*SMALL, ("clumps", "yes no", ()), ("bar-length", "short long", (1,)))
+    with pytest.raises(UserError) as error:
+        sky.load_sky(3, tree=tree, seed=0, size=SIZE, cache=tmp_path / "sky")
+    assert str(error.value) == (
+        "tree mine: expected questions that the synthetic sky's volunteers can answer, found "
+        "clumps (yes, no), bar-length (short, long)"
+    )
+    assert not (tmp_path / "sky").exists()
+    # Other answers are another question.
+    with pytest.raises(UserError, match=r"bar \(strong, weak, no\)"):
+        expected(disk(), tree_of(("bar", "strong weak no", ())))
+
+
+# --- light ---
+
+
+@pytest.mark.parametrize(("index", "half_light"), [(0.6, 1.0), (1.0, 0.2), (2.5, 3.0), (4.0, 1.0)])
+def test_sersic_holds_its_light(index, half_light):
+    radius = np.geomspace(1e-5, 1e3, 20_000) * half_light
+    profile = np.asarray(light.sersic(jnp.asarray(radius), half_light, index), np.float64)
+    within = np.cumsum(2 * np.pi * radius**2 * profile * np.gradient(np.log(radius)))
+    assert within[-1] == pytest.approx(1, abs=5e-3)
+    assert np.interp(half_light, radius, within) == pytest.approx(0.5, abs=5e-3)
+
+
+def test_colours():
+    blue, red, between = (np.ravel(light.colour(redness)) for redness in (0.0, 1.0, 0.5))
+    np.testing.assert_allclose(blue, (0.79, 1.0, 1.13), rtol=1e-5)
+    np.testing.assert_allclose(red, (0.48, 1.0, 1.45), rtol=1e-5)
+    np.testing.assert_allclose(between, np.sqrt(blue * red), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [{"radius": 0.02, "sersic": 1.0}, DISK | {"radius": 0.04}])
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_a_galaxy_has_the_light_that_it_is_said_to_have(perfect, kind, ratio):
+    """Twice what is within an ellipse of its mean surface brightness; disks hide less of it."""
+    found = perfect(**kind | {"axis_ratio": ratio})[1].sum() * (0.5 / 64) ** 2
+    mean = 10 ** (0.4 * (22.5 - kind.get("surface_brightness", 20.0)))
+    wanted = 2 * np.pi * kind["radius"] ** 2 * mean * ratio**0.7
+    assert found == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize("winding", [1.0, -1.0])
+def test_arms_are_logarithmic_spirals(perfect, winding):
+    options = DISK | {"radius": 0.1, "axis_ratio": 1.0, "angle": 0.5}
+    smooth = perfect(**options)[1]
+    spiral = perfect(**options, arms=3, arm_contrast=1.0, pitch=0.5, winding=winding)[1]
+    for radius in (0.8, 1.0, 1.4, 1.9):
+        contrast = around(spiral, 0.2 * radius * 64 / 65) / around(smooth, 0.2 * radius * 64 / 65)
+        crest = np.angle(np.sum(contrast * np.exp(3j * TURNS))) / 3
+        path = 0.5 + 1.0 + winding * np.log(radius) / np.tan(0.5)
+        assert apart(crest, path, 2 * np.pi / 3) < 0.15
+
+
+def test_a_bar_has_its_angle_and_length(perfect):
+    options = DISK | {"radius": 0.1, "axis_ratio": 1.0, "angle": 0.5}
+    lit = perfect(**options, bar=1.0, bar_length=1.0)[1] - perfect(**options)[1]
+    ratio, angle = shape_of(lit, 0.3 * lit.max())
+    assert apart(angle, 0.5 + 0.7, np.pi) < 0.05
+    assert ratio == pytest.approx(0.3, abs=0.05)
+    longer = perfect(**options, bar=1.0, bar_length=1.3)[1] - perfect(**options)[1]
+    level = 0.3 * lit.max()
+    assert (longer > level).sum() == pytest.approx(1.3**2 * (lit > level).sum(), rel=0.1)
+
+
+def test_odd_things_are_where_they_belong(perfect):
+    """Each as the light it adds: at `odd_angle` from the major axis, or across it."""
+
+    def added(odd, **options):
+        options |= {"angle": 0.5, "radius": 0.08}
+        return perfect(odd=odd, odd_strength=1.0, **options)[1] - perfect(**options)[1]
+
+    def place(lit):
+        return [
+            np.angle(np.sum(around(lit, radius).clip(0) * np.exp(1j * TURNS)))
+            for radius in (0.3, 0.34, 0.38)
+        ]
+
+    @jax.jit
+    def tail_of(latents):
+        across = jnp.linspace(-0.25, 0.25, 65) / 0.08 * latents.radius
+        places, _ = light._places(latents, key, across[None, :], -across[:, None], 0.002)
+        return light._arc(latents, places)
+
+    key = jax.random.key(0)
+    y, x = np.mgrid[32:-33:-1, -32:33]
+    for angle in (0.3, 2.0):
+        lens = place(added(population.LENS, odd_angle=angle))
+        assert max(apart(found, 0.5 + angle) for found in lens) < 0.1
+        merger = added(population.MERGER, odd_angle=angle).clip(0)
+        near = np.hypot(x, y) < 20
+        centre = np.sum(((x + 1j * y) * merger**2)[near])
+        assert apart(np.angle(centre), 0.5 + angle) < 0.15
+        # A tail begins there, too, and winds outwards, counter-clockwise.
+        tail = tail_of(galaxy(odd=population.MERGER, odd_strength=1.0, odd_angle=angle, angle=0.5))
+        inner, middle, outer = place(np.asarray(tail))
+        assert apart(middle, 0.5 + angle) < 0.2
+        assert 0.05 < (outer - middle) % (2 * np.pi) < 1
+        assert 0.05 < (middle - inner) % (2 * np.pi) < 1
+    polar = added(population.OTHER, axis_ratio=0.7)
+    assert apart(shape_of(polar, 0.5 * polar.max())[1], 0.5 + np.pi / 2, np.pi) < 0.1
+    bent = perfect(odd=population.DISTURBED, odd_strength=1.0, odd_angle=1.2, angle=0.0)[1]
+    straight = perfect(angle=0.0)[1]
+    assert bent[:, 33:].sum() > 1.3 * bent[:, :32].sum()
+    assert straight[:, 33:].sum() == pytest.approx(straight[:, :32].sum(), rel=1e-3)
+
+
+def test_dust_reddens_along_the_major_axis(perfect):
+    options = DISK | EDGE_ON
+    clean = perfect(**options)
+    dusty = perfect(**options, odd=population.DUST_LANE, odd_strength=1.0) / clean
+    g, r, i = dusty[:, 32, 32]
+    assert g < r < i < 0.3
+    assert r < dusty[1, 32, 45] < dusty[1, 20, 32]
+    assert dusty[1, 20, 32] == pytest.approx(1)
+
+
+def test_neighbours_keep_away_from_the_galaxy():
+    across = jnp.linspace(-0.5, 0.5, 51)
+    take = jax.jit(
+        lambda key: light.neighbour_light(galaxy(), key, across[None, :], -across[:, None], 0.01)
+    )
+    lit = np.stack([take(jax.random.key(number)) for number in range(40)])[:, 1]
+    assert (lit.max(axis=(1, 2)) > 0.1).mean() > 0.5
+    for image in lit:
+        y, x = np.unravel_index(image.argmax(), image.shape)
+        assert image.max() < 1e-3 or np.hypot(x - 25, y - 25) > 0.14 * 50
+
+
+# --- the camera ---
+
+
+def test_light_is_gathered_into_pixels():
+    """Of a point, in g, r, i: as much as there was, as wide as the seeing, moved by the air."""
+    latents, field, fine, size = galaxy(), 0.25, 128, 32
+    point = np.zeros((3, fine, fine), np.float32)
+    point[:, 40, 70] = 1.0
+    gather = jax.jit(camera._through_the_atmosphere, static_argnames="size")
+    found = np.asarray(gather(latents, point, size=size, field=field), np.float64)
+    flat = gather(latents, np.ones_like(point), size=size, field=field)
+    np.testing.assert_allclose(flat, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), (size / fine) ** 2, rtol=1e-3)
+    pixels = (np.arange(size) + 0.5) / size * field
+    x = (found.sum(axis=1) * pixels).sum(axis=1) / found.sum(axis=(1, 2))
+    y = (found.sum(axis=2) * pixels).sum(axis=1) / found.sum(axis=(1, 2))
+    sigma = np.sqrt((1.1 / 85.0 / 2.3548) ** 2 + (field / size) ** 2 / 12)
+    spread = (found[1].sum(axis=0) * (pixels - x[1]) ** 2).sum() / found[1].sum()
+    assert np.sqrt(spread) == pytest.approx(sigma, rel=0.02)
+    np.testing.assert_allclose((x[1], y[1]), (70.5 / fine * field, 40.5 / fine * field), rtol=1e-3)
+    # Blue one way, red about half as far the other.
+    direction = 2 * 0.4 + 2.0
+    shift = -np.asarray([[0.15], [-0.08]]) / 85.0 * [[np.cos(direction), np.sin(direction)]]
+    moved = np.stack([x - x[1], y - y[1]], axis=1)[[0, 2]]
+    np.testing.assert_allclose(moved, shift, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "field"), [(64, 1.0), (64, 0.3)])
+def test_noise_is_the_skys(size, field):
+    latents = galaxy()
+    found = np.asarray(camera._noise(latents, jax.random.key(0), size, field))
+    pixels = field / size * 85.0 / 0.396  # of the camera, in one of the picture
+    for band, (noise, left) in enumerate(
+        zip((0.055, 0.08, 0.095), (0.025, 0.04, 0.05), strict=True)
+    ):
+        level = noise / np.sqrt(1 + pixels**2)
+        assert found[band].std() == pytest.approx(level, rel=0.15)
+        assert found[band].mean() == pytest.approx(left, abs=0.15 * level)
+    for first, second in ((found[1, 1:], found[1, :-1]), (found[1, :, 1:], found[1, :, :-1])):
+        correlation = np.corrcoef(first.ravel(), second.ravel())[0, 1]
+        assert (correlation > 0.5) == (field < 1)
+
+
+def test_field_stars():
+    """More of them in a larger view, none on the galaxy, as bright at any pixel size."""
+    keys = jax.random.split(jax.random.key(0), 200)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def stars(size, view):
+        latents = galaxy()._replace(view=view)
+        return jax.vmap(lambda key: camera._field_stars(latents, key, size, 1.0))(keys)
+
+    wide, narrow, coarse = (
+        np.asarray(stars(size, view)) for size, view in ((64, 240.0), (64, 60.0), (32, 240.0))
+    )
+    # All 12 of them in a view of 16 square arcminutes, 3 on average in a view of 1.
+    assert wide.mean() * 240**2 == pytest.approx(4 * narrow.mean() * 60**2, rel=0.1)
+    assert wide[:, :, 31:33, 31:33].max() < 1e-3 * wide.max()
+    fluxes = wide.sum(axis=(2, 3)) / 64**2, coarse.sum(axis=(2, 3)) / 32**2
+    np.testing.assert_allclose(fluxes[0].mean(axis=0), fluxes[1].mean(axis=0), rtol=0.05)
+
+
+def test_stretch_against_its_formula():
+    light_ = np.random.default_rng(0).exponential(1.0, (3, 20, 20)) * np.geomspace(0.01, 50, 20)
+    red, green, blue = light_[2] * 0.39, light_[1] * 0.43, light_[0] * 0.60
+    total = 2.3 * (red + green + blue)
+    shown = np.stack([red, green, blue], axis=-1) * (np.arcsinh(total) / total)[..., None]
+    shown = shown / np.maximum(1, shown.max(axis=-1, keepdims=True))
+    levels = np.asarray(camera.stretch(jnp.asarray(light_, jnp.float32)))
+    assert levels.dtype == np.uint8
+    np.testing.assert_allclose(levels, 255 * shown, atol=0.51)
+    assert levels.max() == 255
+    assert camera.stretch(-jnp.asarray(light_, jnp.float32)).max() == 0
+
+
+@pytest.mark.parametrize(("size", "field"), [(16, 1.0), (51, 0.4), (424, 1.0)])
+def test_any_size(size, field):
+    image = jax.eval_shape(lambda one: sky.render(one, size, field), galaxy())
+    assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
 
 
 # --- pictures ---
 
 
-def test_axis_ratio_and_angle_show_in_pixels(photograph):
-    truth = [(0.35, 0.2), (0.5, 1.0), (0.65, 1.9), (0.8, 2.8)]
-    pictures = photograph([galaxy(axis_ratio=ratio, angle=angle) for ratio, angle in truth])
-    for picture, (ratio, angle) in zip(pictures, truth, strict=True):
-        measured, turned = shape_of(picture)
+def test_axis_ratio_and_angle_show_in_pixels(album):
+    for ratio, angle in [(0.35, 0.2), (0.5, 1.0), (0.65, 1.9), (0.8, 2.8)]:
+        measured, turned = shape_of(album[f"smooth, {ratio}"].mean(axis=2), 60)
         assert measured == pytest.approx(ratio, abs=0.08)
-        assert abs((turned - angle + np.pi / 2) % np.pi - np.pi / 2) < 0.15
+        assert apart(turned, angle, np.pi) < 0.15
 
 
-def test_latents_show_in_pixels(photograph):
-    face_on = functools.partial(disk, axis_ratio=1.0, radius=0.07)
-    plain, ring, red, faint, star, *spirals = photograph(
-        [
-            face_on(),
-            face_on(odd=population.RING, odd_strength=1.0),
-            face_on(redness=1.0),
-            face_on(surface_brightness=22.5),
-            galaxy(kind=population.STAR),
-            *[face_on(arms=arms, arm_contrast=1.0) for arms in (1, 2, 3, 4)],
-        ]
+def test_latents_show_in_pixels(album):
+    plain, ring, red, faint, star = (
+        album[name].astype(float) for name in ("plain", "face-on ring", "red", "faint", "star")
     )
     profiles = [
-        [around(picture, radius).mean() for radius in np.linspace(0.04, 0.4, 19)]
+        [around(picture.mean(axis=2), radius).mean() for radius in np.linspace(0.04, 0.4, 19)]
         for picture in (plain, ring)
     ]
     assert np.diff(profiles[0]).max() < 4  # falls, but for noise
@@ -283,22 +658,17 @@ def test_latents_show_in_pixels(photograph):
     assert red[..., 0].sum() / red[..., 2].sum() > 1.4 * plain[..., 0].sum() / plain[..., 2].sum()
     assert faint.mean() < 0.6 * plain.mean()
     assert star[30:34, 30:34].mean() > 200
-    for arms, spiral in enumerate(spirals, start=1):
+    for arms in (1, 2, 3, 4):
+        spiral = album[f"{arms} arms"].mean(axis=2)
         waves = sum(
             np.abs(np.fft.rfft(around(spiral, radius)))[1:7] for radius in (0.15, 0.18, 0.21)
         )
         assert waves.argmax() == arms - 1
 
 
-def test_merger_has_two_nuclei_and_dust_lane_is_dark(photograph):
-    merger, single, dusty, clean = photograph(
-        [
-            galaxy(odd=population.MERGER, odd_strength=0.9, angle=0.0, odd_angle=0.0),
-            galaxy(angle=0.0),
-            disk(axis_ratio=0.13, bulge=0.3, odd=population.DUST_LANE, odd_strength=1.0, angle=0.0),
-            disk(axis_ratio=0.13, bulge=0.3, angle=0.0),
-        ]
-    )
+def test_merger_has_two_nuclei_and_dust_lane_is_dark(album):
+    merger, single = album["merger on the right"], album["level"]
+    dusty, clean = album["dusty"], album["clean"]
     # The companion is to the right, the lane along the middle row.
     assert merger[28:36, 41:45].mean() > single[28:36, 41:45].mean() + 25
     assert dusty[31:33, 26:38].mean() < 0.75 * clean[31:33, 26:38].mean()
@@ -313,62 +683,14 @@ def test_field_is_a_part_of_the_whole(photograph):
     assert np.corrcoef(part.ravel(), whole[16:48, 16:48].ravel())[0, 1] > 0.98
 
 
-@pytest.mark.parametrize(("size", "field"), [(16, 1.0), (51, 0.4), (424, 1.0)])
-def test_any_size(size, field):
-    image = jax.eval_shape(lambda one: sky.render(one, size, field), galaxy())
-    assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
-
-
-@pytest.mark.parametrize("index", [0.6, 1.0, 2.5, 4.0])
-def test_sersic_holds_its_light(index):
-    radius = np.geomspace(1e-5, 1e3, 200_000)
-    light = np.asarray(sky_light.sersic(jnp.asarray(radius), 1.0, index), np.float64)
-    within = np.cumsum(2 * np.pi * radius**2 * light * np.gradient(np.log(radius)))
-    assert within[-1] == pytest.approx(1, abs=5e-3)
-    assert np.interp(1, radius, within) == pytest.approx(0.5, abs=5e-3)
-
-
-def test_stretch_keeps_colours_and_order():
-    light = (
-        jnp.geomspace(0.02, 300, 40)[None, None, :] * jnp.asarray((0.5, 1.0, 1.4))[:, None, None]
-    )
-    levels = np.asarray(sky_render.stretch(light))[0].astype(float)
-    assert (np.diff(levels, axis=0) >= 0).all()
-    assert levels.max() == 255
-    bright = levels[levels[:, 2] > 40]
-    np.testing.assert_allclose(
-        bright[:, 2] / bright[:, 0], bright[-1, 2] / bright[-1, 0], rtol=0.03
-    )
-    assert sky_render.stretch(-light).max() == 0
-
-
-# --- the same galaxy, always ---
-
-
-def test_a_galaxy_depends_on_seed_and_index_alone():
-    def drawn(galaxies, seed):
-        chunks = list(sky.draw_sky(galaxies, seed, SIZE, 0.5))
-        return [np.concatenate(arrays) for arrays in zip(*chunks, strict=True)]
-
-    many, few, other = drawn(sky.CHUNK + 5, 0), drawn(3, 0), drawn(3, 1)
-    assert many[0].shape == (sky.CHUNK + 5, SIZE, SIZE, 3)
-    assert many[1].shape == (sky.CHUNK + 5, 37)
-    # The same in any company: the last of them, drawn first.
-    last = np.arange(sky.CHUNK + 4, 4, -1, dtype=np.uint32)
-    alone = sky._draw_chunk(np.uint32(0), last, SIZE, 0.5)
-    for all_of_them, some, others, turned in zip(many, few, other, alone, strict=True):
-        np.testing.assert_array_equal(all_of_them[:3], some)
-        np.testing.assert_array_equal(all_of_them[:4:-1], turned)
-        assert not np.array_equal(some, others)
-    assert len(np.unique(many[0].reshape(len(many[0]), -1), axis=0)) == len(many[0])
-
-
 # --- the cache ---
 
 
 @pytest.fixture
-def load(tmp_path):
-    return functools.partial(sky.load_sky, 7, seed=3, size=SIZE, field=0.5, cache=tmp_path / "sky")
+def load_seven(tmp_path):
+    return functools.partial(
+        sky.load_sky, 7, tree=GZ2, seed=3, size=SIZE, field=0.5, cache=tmp_path / "sky"
+    )
 
 
 @pytest.fixture
@@ -377,94 +699,194 @@ def no_drawing(monkeypatch):
         def draw_sky(*_):
             raise AssertionError("drawn again")
 
-        monkeypatch.setattr(sky, "draw_sky", draw_sky)
+        monkeypatch.setattr(store, "draw_sky", draw_sky)
 
     return forbid
 
 
-def test_second_load_reads_the_cache(load, no_drawing, tmp_path):
+def test_second_load_reads_the_cache(load_seven, no_drawing, tmp_path):
     steps = []
-    images, fractions = load(progress=lambda done, of: steps.append((done, of)))
-    assert (images.shape, images.dtype) == ((7, SIZE, SIZE, 3), np.uint8)
+    images, fractions = load_seven(progress=lambda done, of: steps.append((done, of)))
+    assert (images.shape, images[:].dtype, len(images)) == ((7, SIZE, SIZE, 3), np.uint8, 7)
     assert (fractions.shape, fractions.dtype) == ((7, 37), np.float32)
-    assert isinstance(images, np.memmap)
-    assert not images.flags.writeable
-    assert steps == [(7, 7)]
+    assert not images[0].flags.writeable
+    assert steps == [(4, 7), (7, 7)]
     assert len(list((tmp_path / "sky").iterdir())) == 2
+    drawn = list(store.draw_sky(store.Sky(GZ2, 7, 3, SIZE, 0.5)))
+    np.testing.assert_array_equal(images[:], np.concatenate([chunk[0] for chunk in drawn]))
+    np.testing.assert_array_equal(fractions, np.concatenate([chunk[1] for chunk in drawn]))
     no_drawing()
-    for first, second in zip((images, fractions), load(), strict=True):
-        np.testing.assert_array_equal(first, second)
+    for first, second in zip((images, fractions), load_seven(), strict=True):
+        np.testing.assert_array_equal(first[:], second[:])
+
+
+def test_images_go_to_other_processes_as_a_path(load_seven, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, _ = load_seven(cache=Path("here"))
+    sent = pickle.dumps(images)
+    assert len(sent) < 500
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    received = pickle.loads(sent)
+    assert (received.shape, len(received)) == (images.shape, 7)
+    np.testing.assert_array_equal(received[2], images[2])
+    np.testing.assert_array_equal(received[2:5], images[2:5])
+
+
+def test_without_a_cache_nothing_is_kept(load_seven, tmp_path, monkeypatch):
+    """As for a user without a home."""
+    cached = load_seven()
+    monkeypatch.chdir(tmp_path / "sky")
+    before = sorted(tmp_path.rglob("*"))
+    for first, second in zip(cached, load_seven(cache=None), strict=True):
+        np.testing.assert_array_equal(first[:], second)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("kind", ["images", "fractions"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other shape", "archive"])
-def test_damaged_files_are_drawn_anew(load, tmp_path, kind, damage):
-    before = [np.array(array) for array in load()]
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "text", "shape", "dtype", "archive", "half an archive"]
+)
+def test_damaged_files_are_drawn_anew(load_seven, tmp_path, kind, damage):
+    before = [np.array(array[:]) for array in load_seven()]
     (file,) = (tmp_path / "sky").glob(f"*.{kind}.npy")
     whole = file.read_bytes()
+    other = {"shape": np.load(file)[:-1], "dtype": np.load(file).astype(np.float64)}
     file.unlink()  # a new file, as a memory map of the old one may be open
-    if damage == "other shape":
-        np.save(file, np.zeros((2, 2), np.float32))
+    if damage in other:
+        np.save(file, other[damage])
     elif damage == "archive":
         with file.open("wb") as stream:
             np.savez(stream, images=np.zeros(3))
     else:
-        file.write_bytes({"truncated": whole[:-100], "empty": b"", "text": b"not a sky"}[damage])
-    for first, second in zip(before, load(), strict=True):
-        np.testing.assert_array_equal(first, second)
+        contents = {"truncated": whole[:-100], "empty": b"", "text": b"not a sky"}
+        file.write_bytes(contents.get(damage, b"PK\x03\x04 and no more"))
+    for first, second in zip(before, load_seven(), strict=True):
+        np.testing.assert_array_equal(first, second[:])
     assert file.read_bytes() == whole
 
 
-def test_nothing_unfinished_is_left_behind(load, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_one_line(load_seven, tmp_path, monkeypatch):
+    (tmp_path / "sky").write_text("a file")
+    with pytest.raises(UserError, match=r"^\S+/sky: expected a folder.*, found: .*exists[^\n]*$"):
+        load_seven()
+    (tmp_path / "sky").unlink()
+
     def fail(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(sky.os, "replace", fail)
-    with pytest.raises(OSError, match="disk is full"):
-        load()
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(UserError, match="disk is full"):
+        load_seven()
     assert list((tmp_path / "sky").iterdir()) == []
 
 
-def test_every_option_has_its_own_file(load, tmp_path):
-    load()
-    load(seed=4)
-    assert len(list((tmp_path / "sky").iterdir())) == 4
+def test_the_name_says_all_that_changes_the_content(monkeypatch):
+    one = store.Sky(tree_of(*SMALL), 7, 3, SIZE, 0.5)
+    moved = [*SMALL[:2], ("something-odd", "yes no", (4,)), SMALL[3]]
+    swapped = [*SMALL[:2], ("something-odd", "no yes", (3, 4)), SMALL[3]]
+    renamed = [*SMALL[:2], ("anything-odd", "yes no", (3, 4)), SMALL[3]]
+    others = [
+        dataclasses.replace(one, **change)
+        for change in (
+            {"galaxies": 8},
+            {"seed": 4},
+            {"size": SIZE + 1},
+            {"field": 0.5000001},
+            {"tree": GZ2},
+            {"tree": tree_of(*moved)},
+            {"tree": tree_of(*swapped)},
+            {"tree": tree_of(*renamed)},
+        )
+    ]
+    names = {one.name, *(other.name for other in others)}
+    monkeypatch.setattr(store, "VERSION", 2)
+    names.add(one.name)
+    assert len(names) == 10
+    assert "-v2-seed3-7x16px-field0.5-" in one.name
 
 
-@pytest.mark.parametrize("wrong", [{"size": 0}, {"field": 0.0}, {"field": 1.5}])
-def test_impossible_skies(load, wrong):
-    with pytest.raises(ValueError, match="no such sky"):
-        load(**wrong)
+def test_another_field_or_tree_is_drawn_anew(load_seven, tmp_path, monkeypatch):
+    images, fractions = load_seven()
+    wider, same = load_seven(field=1.0)
+    assert not np.array_equal(images[:], wider[:])
+    np.testing.assert_array_equal(fractions, same)
+    # Pictures do not depend on the tree, so these are quick to compile.
+    monkeypatch.setattr(store, "render", lambda _, size, field: jnp.zeros((size, size, 3), "uint8"))
+    _, odd = load_seven(tree=tree_of(("something-odd", "yes no", ())))
+    _, even = load_seven(tree=tree_of(("something-odd", "no yes", ())))
+    assert odd.shape == (7, 2)
+    np.testing.assert_allclose(odd.sum(axis=1), 1, rtol=1e-6)
+    assert not np.array_equal(odd, even)
+    assert len(list((tmp_path / "sky").iterdir())) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"size": 0}, "size: expected a whole number at least 1, found 0"),
+        ({"field": 0.0}, "field: expected a number above 0 and at most 1, found 0.0"),
+        ({"field": 1.5}, "field: expected a number above 0 and at most 1, found 1.5"),
+        ({"seed": -1}, "seed: expected a whole number"),
+        ({"seed": 2**32}, "seed: expected a whole number"),
+    ],
+)
+def test_impossible_skies(load_seven, wrong, message):
+    with pytest.raises(UserError) as error:
+        load_seven(**wrong)
+    assert str(error.value).startswith(message)
+    with pytest.raises(UserError, match=r"^galaxies: expected a whole number at least 1, found 0"):
+        sky.load_sky(0, tree=GZ2, seed=0, size=SIZE, cache=None)
 
 
 # --- the page ---
 
 
 def test_page(tmp_path):
+    from gzjax.sky.__main__ import main
+
     real = tmp_path / "real"
     real.mkdir()
     for number in range(3):
-        Image.new("RGB", (60, 60), (90, 0, 0)).save(real / f"{number}.jpg")
+        image = Image.new("RGB", (60, 60), (0, 0, 200))
+        image.paste((90, 0, 0), (12, 12, 48, 48))  # all that a field of 0.5 shows
+        image.save(real / f"{number}.jpg", quality=95)
     file = tmp_path / "new" / "sky.png"
-    options = ["--galaxies", "6", "--columns", "4", "--size", str(SIZE), "--captions"]
-    sky.main(["--sheet", str(file), "--beside", str(real), *options])
-    page = np.asarray(Image.open(file))
-    assert page.shape == (2 * (SIZE + 2) - 2 + 6 + SIZE, 4 * (SIZE + 2) - 2, 3)
-    assert page[-SIZE // 2, SIZE // 2, 0] > 60
+    options = ["--galaxies", "6", "--columns", "4", "--size", str(SIZE)]
+    options += ["--seed", "2", "--field", "0.5"]
+    main(["--sheet", str(file), "--beside", str(real), *options])
+    page = np.asarray(Image.open(file)).astype(int)
+    step = SIZE + 2
+    assert page.shape == (2 * step - 2 + 6 + SIZE, 4 * step - 2, 3)
+    assert np.abs(page[-SIZE:, :SIZE] - (90, 0, 0)).max() < 20
+    images = np.concatenate([c[0] for c in store.draw_sky(store.Sky(GZ2, 6, 2, SIZE, 0.5))])
+    for number, image in enumerate(images):
+        row, column = divmod(number, 4)
+        tile = page[row * step :, column * step :][:SIZE, :SIZE]
+        np.testing.assert_array_equal(tile, image)
+    options[-1] = "1.0"
+    main(["--sheet", str(file), *options])
+    assert not np.array_equal(np.asarray(Image.open(file)), page[: 2 * step - 2])
+    options[-1] = "0.5"
+    main(["--sheet", str(file), "--captions", *options])
+    captioned = np.asarray(Image.open(file))
+    assert captioned.shape[0] == 2 * step - 2
+    assert not np.array_equal(captioned, page[: 2 * step - 2])
 
 
 @pytest.mark.parametrize(
-    ("latents", "says"),
+    ("option", "says"),
     [
-        (galaxy(axis_ratio=1.0), "completely round"),
-        (galaxy(kind=population.STAR), "star or artifact"),
-        (disk(axis_ratio=0.12), "edge-on"),
-        (disk(axis_ratio=1.0, arms=2, arm_contrast=1.0, bar=1.0), "barred disk, 2 arms"),
-        (
-            disk(axis_ratio=1.0, odd=population.RING, odd_strength=1.0),
-            "disk, ring",
-        ),
+        (["--size", "0"], "size: expected a whole number at least 1, found 0"),
+        (["--columns", "0"], "columns: expected at least 1, found 0"),
+        (["--tree", "gz3"], "expected the path"),
     ],
 )
-def test_captions(latents, says):
-    assert sky.caption(np.asarray(sky.expected_fractions(latents))) == says
+def test_wrong_options_of_the_page_are_one_line(option, says, tmp_path, capsys):
+    from gzjax.sky.__main__ import main
+
+    with pytest.raises(SystemExit, match="2"):
+        main(["--sheet", str(tmp_path / "sky.png"), *option])
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith(f"python -m gzjax.sky: error: {says}")
+    )

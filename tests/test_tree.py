@@ -1,5 +1,7 @@
-import dataclasses
+"""The tree as functions on arrays; the data has its tests in test_trees.py."""
+
 import functools
+import itertools
 
 import hypothesis.extra.numpy as arrays
 import hypothesis.strategies as st
@@ -12,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 
 from gzjax import tree
-from gzjax.tree import ACTIVATIONS, GALAXY_ZOO_2, Question, Tree
+from gzjax.errors import UserError
+from gzjax.tree import ACTIVATIONS, Question, Tree
 
-# The tree once more, by hand: (columns, gate), to check the one in the code against.
+GZ2 = tree.load("gz2")
+# The tree of Galaxy Zoo 2 once more, by hand: (columns, gate).
 BY_HAND = [
     (range(0, 3), None),
     (range(3, 5), 1),
@@ -31,6 +35,21 @@ BY_HAND = [
 RELU, SOFTPLUS, SOFTMAX = ACTIVATIONS
 
 
+def make(*questions: tuple[int, tuple[int, ...]], name: str = "small") -> Tree:
+    """A tree from (number of answers, gates) of each question."""
+    made: list[Question] = []
+    for number, (answers, gates) in enumerate(questions, 1):
+        first = made[-1].columns.stop if made else 0
+        names = tuple(f"a{answer}" for answer in range(answers))
+        made.append(Question(number, f"q{number}", names, first, gates))
+    columns = tuple(f"{q.name}_{answer}" for q in made for answer in q.answers)
+    return Tree(name, tuple(made), columns)
+
+
+# A root, a question with two gates of it, one whose gates are of two questions, another root.
+SMALL = make((2, (4, 6)), (4, ()), (2, (2, 3)), (3, ()), (2, (0, 5)))
+
+
 def reference_conditional(outputs: np.ndarray, activation: str) -> np.ndarray:
     outputs = outputs.astype(np.float64)
     result = np.empty_like(outputs)
@@ -44,19 +63,54 @@ def reference_conditional(outputs: np.ndarray, activation: str) -> np.ndarray:
             else:
                 values = np.exp(values - values.max())
             total = values.sum()
-            share = (
-                values / total if total > tree.EPSILON else np.full(len(values), 1 / len(values))
-            )
+            share = values / total if total > 1e-6 else np.full(len(values), 1 / len(values))
             result[row, list(columns)] = share
     return result
 
 
 def reference_cumulative(conditional: np.ndarray) -> np.ndarray:
-    def chance(row: np.ndarray, column: int) -> float:
+    def part(row: np.ndarray, column: int) -> float:
         gate = next(gate for columns, gate in BY_HAND if column in columns)
-        return row[column] * (1.0 if gate is None else chance(row, gate))
+        return row[column] * (1.0 if gate is None else part(row, gate))
 
-    return np.array([[chance(row, column) for column in range(37)] for row in conditional])
+    return np.array([[part(row, column) for column in range(37)] for row in conditional])
+
+
+def volunteers(tree: Tree, opinions: np.ndarray) -> np.ndarray:
+    """float64[answers]: cumulative fractions of a crowd that walks the tree, one by one.
+
+    opinions: int[volunteers, questions], the answer that each would give if asked.
+    """
+    votes = np.zeros(tree.size)
+    question_of = [q for q in tree.questions for _ in q.answers]
+
+    def gives(mind: np.ndarray, column: int) -> bool:
+        question = question_of[column]
+        asked = not question.gates or any(gives(mind, gate) for gate in question.gates)
+        return asked and question.first + mind[question.number - 1] == column
+
+    for mind in opinions:
+        votes += [gives(mind, column) for column in range(tree.size)]
+    return votes / len(opinions)
+
+
+@st.composite
+def trees(draw) -> Tree:
+    """Random trees: roots, sets of gates of one or several questions, columns in any order."""
+    answers = draw(st.lists(st.integers(2, 4), min_size=1, max_size=5))
+    order = draw(st.permutations(range(len(answers))))
+    first = np.cumsum([0, *answers])
+    gates: dict[int, tuple[int, ...]] = {}
+    earlier: list[int] = []
+    for position in order:
+        drawn = draw(st.sets(st.sampled_from(earlier), max_size=4)) if earlier else set()
+        gates[position] = tuple(sorted(drawn))
+        try:
+            make(*((answers[p], gates.get(p, ())) for p in range(len(answers))))
+        except UserError:  # two of them do not exclude each other
+            gates[position] = gates[position][:1]
+        earlier += range(first[position], first[position + 1])
+    return make(*((answers[p], gates[p]) for p in range(len(answers))))
 
 
 outputs_strategy = arrays.arrays(
@@ -65,34 +119,23 @@ outputs_strategy = arrays.arrays(
     elements=st.floats(-30, 30, width=32) | st.sampled_from([0.0, 1e-30, -1e4, 1e4]),
 )
 jitted = {
-    activation: jax.jit(
-        lambda outputs, activation=activation: tree.cumulative_fractions(
-            tree.conditional_fractions(outputs, activation)
-        )
-    )
+    activation: jax.jit(functools.partial(tree.fractions, tree=GZ2, activation=activation))
     for activation in ACTIVATIONS
 }
-
-
-def test_the_tree_is_the_documented_one():
-    found = [(range(q.columns.start, q.columns.stop), q.gate) for q in GALAXY_ZOO_2.questions]
-    assert found == BY_HAND
-    assert GALAXY_ZOO_2.size == 37
-    assert GALAXY_ZOO_2.columns[:4] == ("Class1.1", "Class1.2", "Class1.3", "Class2.1")
-    assert GALAXY_ZOO_2.columns[-1] == "Class11.6"
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_fractions_match_an_independent_walk(activation, compiled):
     outputs = np.random.default_rng(1).normal(0, 3, (16, 37)).astype(np.float32)
-    function = (
-        jitted[activation]
-        if compiled
-        else lambda x: tree.cumulative_fractions(tree.conditional_fractions(x, activation))
-    )
-    expected = reference_cumulative(reference_conditional(outputs, activation))
-    np.testing.assert_allclose(function(outputs), expected, atol=2e-6)
+    conditional = reference_conditional(outputs, activation)
+    if compiled:
+        found = jitted[activation](outputs)
+    else:
+        found = tree.conditional_fractions(outputs, GZ2, activation)
+        np.testing.assert_allclose(found, conditional, atol=2e-6)
+        found = tree.cumulative_fractions(found, GZ2)
+    np.testing.assert_allclose(found, reference_cumulative(conditional), atol=2e-6)
 
 
 @given(outputs=outputs_strategy, activation=st.sampled_from(ACTIVATIONS))
@@ -101,7 +144,7 @@ def test_fractions_lie_in_the_unit_interval_and_sum_to_their_gates(outputs, acti
     fractions = np.asarray(jitted[activation](outputs))
     assert fractions.min() >= 0
     assert fractions.max() <= 1 + 1e-6
-    assert float(tree.violations(fractions).max()) <= 2e-6
+    assert float(tree.violations(fractions, GZ2).max()) <= 2e-6
 
 
 @given(outputs=outputs_strategy, activation=st.sampled_from(ACTIVATIONS), seed=st.integers(0, 99))
@@ -113,17 +156,103 @@ def test_permuting_the_batch_permutes_the_fractions(outputs, activation, seed):
     )
 
 
+@given(tree=trees(), seed=st.integers(0, 2**32 - 1), activation=st.sampled_from(ACTIVATIONS))
+@settings(max_examples=12, deadline=None)
+def test_laws_of_any_tree(tree, seed, activation):
+    from gzjax import tree as functions
+
+    outputs = np.random.default_rng(seed).normal(0, 3, (3, tree.size)).astype(np.float32)
+    conditional = np.asarray(functions.conditional_fractions(outputs, tree, activation))
+    cumulative = np.asarray(functions.cumulative_fractions(conditional, tree))
+    np.testing.assert_array_equal(functions.fractions(outputs, tree, activation), cumulative)
+    assert cumulative.min() >= 0
+    assert cumulative.max() <= 1 + 1e-6
+    asked = tree.asked(cumulative)
+    for question in tree.questions:
+        own = cumulative[:, question.columns]
+        gates = sum((cumulative[:, gate] for gate in question.gates), np.zeros(3))
+        expected = gates if question.gates else np.ones(3)
+        np.testing.assert_allclose(conditional[:, question.columns].sum(1), 1, rtol=1e-5)
+        np.testing.assert_allclose(own.sum(1), expected, atol=2e-6)
+        np.testing.assert_allclose(asked[:, question.number - 1], expected, atol=1e-7)
+    assert float(functions.violations(cumulative, tree).max()) <= 2e-6
+
+
+@given(tree=trees(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=12, deadline=None)
+def test_a_crowd_that_walks_any_tree_obeys_it(tree, seed):
+    from gzjax import tree as functions
+
+    random = np.random.default_rng(seed)
+    answers = [len(question.answers) for question in tree.questions]
+    opinions = random.integers(0, answers, (7, len(answers)))
+    fractions = volunteers(tree, opinions)[None]
+    assert float(functions.violations(fractions, tree).max()) <= 2e-6
+    conditional, mask = functions.conditional_labels(fractions, tree)
+    np.testing.assert_allclose(
+        functions.cumulative_fractions(conditional, tree), fractions, atol=2e-6
+    )
+    asked = tree.asked(fractions)
+    for question in tree.questions:
+        part = asked[0, question.number - 1]
+        assert part == pytest.approx(fractions[0, question.columns].sum(), abs=1e-9)
+        np.testing.assert_array_equal(mask[0, question.columns], float(part > 0))
+        if part == 0:
+            np.testing.assert_array_equal(
+                conditional[0, question.columns], np.float32(1 / len(question.answers))
+            )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_tree_with_sets_of_gates_by_hand(compiled):
+    # Columns: 0-1 after 4 or 6; 2-5 always; 6-7 after 2 or 3; 8-10 always; 11-12 after 0 or 5.
+    conditional = [0.25, 0.75, 0.1, 0.2, 0.3, 0.4, 0.6, 0.4, 0.5, 0.3, 0.2, 0.9, 0.1]
+    six = (0.1 + 0.2) * 0.6
+    zero = (0.3 + six) * 0.25
+    eleven = (zero + 0.4) * 0.9
+    expected = [zero, zero * 3, 0.1, 0.2, 0.3, 0.4, six, six / 0.6 * 0.4, 0.5, 0.3, 0.2, eleven]
+    function = functools.partial(tree.cumulative_fractions, tree=SMALL)
+    found = (jax.jit(function) if compiled else function)(np.float32(conditional))
+    np.testing.assert_allclose(found, [*expected, eleven / 9], rtol=1e-6)
+    back, mask = tree.conditional_labels(found, SMALL)
+    np.testing.assert_allclose(back, conditional, rtol=1e-5)
+    assert mask.all()
+    asked = SMALL.asked(np.asarray(found))
+    np.testing.assert_allclose(asked, [zero * 4, 1, 0.3, 1, zero + 0.4], rtol=1e-6)
+    assert asked.dtype == np.float64
+    broken = np.asarray(found) + np.float32([0, 0, 0, 0, 0, 0, 0.125] + [0] * 6)
+    # Column 6 is an answer of question 3 and a gate of question 1.
+    np.testing.assert_allclose(tree.violations(broken, SMALL), [0.125, 0, 0.125, 0, 0], atol=1e-6)
+
+
+def test_the_part_that_is_asked_is_summed_in_float64():
+    fractions = np.zeros((1, 13), np.float16)
+    fractions[0, 4], fractions[0, 6] = 0.0004, 1
+    expected = float(np.float16(0.0004)) + 1
+    assert SMALL.asked(fractions)[0, 0] == expected
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_labels_survive_the_way_to_conditional_and_back(seed):
     from conftest import walk
 
     labels = walk(np.random.default_rng(seed), 4)
-    conditional, mask = tree.conditional_labels(labels)
-    np.testing.assert_allclose(tree.cumulative_fractions(conditional), labels, atol=2e-6)
+    conditional, mask = tree.conditional_labels(labels, GZ2)
+    np.testing.assert_allclose(tree.cumulative_fractions(conditional, GZ2), labels, atol=2e-6)
     for columns, gate in BY_HAND:
         asked = np.ones(4) if gate is None else labels[:, gate] > 0
-        np.testing.assert_array_equal(mask[:, columns.start], asked)
+        for column in columns:
+            np.testing.assert_array_equal(mask[:, column], asked)
+
+
+def test_rounding_errors_are_not_answers():
+    labels = np.zeros((2, 37))
+    labels[:, 0], labels[:, 14] = 1, 1
+    labels[:, 3] = 0.9e-6, 1.1e-6
+    conditional, mask = tree.conditional_labels(labels, GZ2)
+    np.testing.assert_array_equal(mask[:, 3], [0, 1])
+    np.testing.assert_allclose(conditional[:, 3:5], [[0.5, 0.5], [1, 0]])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -136,86 +265,116 @@ def test_gradients_are_finite_at_hard_places(activation, fill):
 
 
 def test_gradients_of_labels_are_finite_where_nobody_was_asked():
-    gradient = jax.grad(lambda x: tree.conditional_labels(x)[0].sum())(jnp.zeros((1, 37)))
+    gradient = jax.grad(lambda x: tree.conditional_labels(x, GZ2)[0].sum())(jnp.zeros((1, 37)))
     assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_match_finite_differences(activation):
-    outputs = jnp.asarray(np.random.default_rng(2).uniform(0.5, 2, (1, 37)), jnp.float32)
-    weights = jnp.asarray(np.random.default_rng(3).normal(size=37), jnp.float32)
-    jax.test_util.check_grads(
-        lambda x: jnp.sum(jitted[activation](x) * weights), (outputs,), 1, ["rev"], 5e-3, 5e-3
-    )
+@pytest.mark.parametrize("small", [False, True])
+def test_gradients_match_finite_differences(activation, small):
+    chosen = SMALL if small else GZ2
+    outputs = np.random.default_rng(2).uniform(0.5, 2, (1, chosen.size))
+    weights = jnp.asarray(np.random.default_rng(3).normal(size=chosen.size), jnp.float32)
+    function = jax.jit(lambda x: jnp.sum(tree.fractions(x, chosen, activation) * weights))
+    jax.test_util.check_grads(function, (jnp.float32(outputs),), 1, ["rev"], 5e-3, 5e-3)
 
 
 def test_all_negative_question_is_uniform_under_relu():
-    fractions = np.asarray(tree.conditional_fractions(-np.ones((1, 37), np.float32)))
-    np.testing.assert_allclose(fractions[0, :3], 1 / 3, rtol=1e-6)
+    fractions = np.asarray(tree.conditional_fractions(-np.ones((1, 37), np.float32), GZ2, RELU))
+    for columns, _ in BY_HAND:
+        np.testing.assert_allclose(fractions[0, list(columns)], 1 / len(columns), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(37,), (2, 37), (2, 3, 37), (0, 37)])
 def test_any_leading_shape_and_any_dtype(shape):
     outputs = jnp.ones(shape, jnp.bfloat16)
-    for function in (tree.conditional_fractions, tree.cumulative_fractions):
-        result = function(outputs)
+    labels = tree.conditional_labels
+    for function in (
+        functools.partial(tree.fractions, activation=SOFTPLUS),
+        functools.partial(tree.fractions, activation=tree.UNTIED),
+        tree.cumulative_fractions,
+        lambda x, tree: labels(x, tree)[0],
+        lambda x, tree: labels(x, tree)[1],
+    ):
+        result = function(outputs, tree=GZ2)
         assert result.shape == shape
         assert result.dtype == jnp.float32
-    assert tree.violations(outputs).shape == (*shape[:-1], 11)
+    assert tree.violations(outputs, GZ2).shape == (*shape[:-1], 11)
+    assert GZ2.asked(np.ones(shape)).shape == (*shape[:-1], 11)
 
 
 def test_without_the_tree_each_answer_is_by_itself():
     outputs = np.random.default_rng(0).normal(0, 3, (5, 37)).astype(np.float32)
     expected = 1 / (1 + np.exp(-outputs.astype(np.float64)))
-    for function in (tree.fractions, jax.jit(tree.fractions, static_argnums=1)):
-        np.testing.assert_allclose(function(outputs, tree.UNTIED), expected, rtol=1e-5)
-    tied = tree.cumulative_fractions(tree.conditional_fractions(outputs, "softmax"))
-    np.testing.assert_array_equal(tree.fractions(outputs, "softmax"), tied)
+    for function in (tree.fractions, jax.jit(tree.fractions, static_argnums=(1, 2))):
+        np.testing.assert_allclose(function(outputs, GZ2, tree.UNTIED), expected, rtol=1e-5)
+
+
+def test_a_tree_is_a_static_argument():
+    traced = []
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def function(x, chosen):
+        traced.append(chosen.name)
+        return tree.cumulative_fractions(x, chosen)
+
+    for chosen in (GZ2, tree.load("gz2"), SMALL, Tree.from_dict(SMALL.to_dict())):
+        function(jnp.ones((1, chosen.size)), chosen)
+    assert traced == ["gz2", "small"]
 
 
 def test_violations_are_measured_per_question(crowd):
     broken = crowd.copy()
-    broken[0, 15] += 0.25
-    found = np.asarray(tree.violations(broken))
+    broken[0, 15] -= 0.25
+    found = np.asarray(tree.violations(broken, GZ2))
     assert found[0, 6] == pytest.approx(0.25, abs=1e-6)
     assert np.delete(found, 6, axis=1).max() < 2e-6
     assert found[1:].max() < 2e-6
+    broken = crowd.copy()
+    broken[1, 0] += 0.5  # an answer of question 1, and the gate of question 7
+    found = np.asarray(tree.violations(broken, GZ2))
+    np.testing.assert_allclose(found[1, [0, 6]], 0.5, atol=1e-6)
+    assert np.delete(found, [0, 6], axis=1).max() < 2e-6
 
 
 def test_wrong_width_and_unknown_activation_are_refused():
-    with pytest.raises(ValueError, match="37 answers"):
-        tree.conditional_fractions(jnp.ones((2, 36)))
-    with pytest.raises(ValueError, match="'tanh'"):
-        tree.conditional_fractions(jnp.ones((2, 37)), "tanh")
+    for function in (
+        functools.partial(tree.fractions, activation=RELU),
+        functools.partial(tree.fractions, activation=tree.UNTIED),
+        tree.cumulative_fractions,
+        tree.conditional_labels,
+        tree.violations,
+    ):
+        with pytest.raises(ValueError, match=r"37 answers, found an array of shape \(2, 36\)"):
+            function(jnp.ones((2, 36)), tree=GZ2)
+    with pytest.raises(ValueError, match="'tanh': expected one of relu, softplus, softmax"):
+        tree.conditional_fractions(jnp.ones((2, 37)), GZ2, "tanh")
+    with pytest.raises(ValueError, match="'sigmoid'"):
+        tree.conditional_fractions(jnp.ones((2, 37)), GZ2, tree.UNTIED)
 
 
-def test_another_tree_is_a_matter_of_data():
-    small = Tree(
-        (
-            Question(1, "late", "?", ("a", "b"), first=0, gate=3),
-            Question(2, "early", "?", ("c", "d", "e"), first=2),
-        )
-    )
-    conditional = jnp.asarray([0.25, 0.75, 0.5, 0.4, 0.1])
-    np.testing.assert_allclose(
-        tree.cumulative_fractions(conditional, small), [0.1, 0.3, 0.5, 0.4, 0.1], rtol=1e-6
-    )
-    function = jax.jit(functools.partial(tree.conditional_fractions, tree=small))
-    np.testing.assert_allclose(function(conditional), conditional, rtol=1e-6)
-
-
-def test_a_tree_that_makes_no_sense_is_refused():
-    question = Question(1, "one", "?", ("a", "b"), first=0)
-    with pytest.raises(ValueError, match="contiguous"):
-        Tree((question, dataclasses.replace(question, number=2, first=3)))
-    with pytest.raises(ValueError, match="circle"):
-        Tree((dataclasses.replace(question, gate=1),))
+def test_gates_are_summed_only_where_no_volunteer_gives_two():
+    """Against all volunteers there can be, for every pair of gates of a last question."""
+    accepted = 0
+    base = [(2, ()), (2, (0,)), (2, (1,)), (2, (2, 5)), (2, ())]
+    whole = make(*base)
+    minds = np.array(list(itertools.product(range(2), repeat=5)))
+    given_by = np.stack([volunteers(whole, mind[None]) for mind in minds]) > 0
+    for pair in itertools.combinations(range(10), 2):
+        both = given_by[:, pair].all(axis=1).any()
+        if both:
+            with pytest.raises(UserError, match=r"question 'q6': asked_after: .* exclude"):
+                make(*base, (2, pair))
+        else:
+            make(*base, (2, pair))
+            accepted += 1
+    assert accepted == 5 + 12
 
 
 def test_all_real_rows_obey_the_tree(real_data):
     for name in ("training_solutions_rev1.csv", "labels_without_images.csv"):
-        rows = pd.read_csv(real_data / name)[list(GALAXY_ZOO_2.columns)].to_numpy()
+        rows = pd.read_csv(real_data / name)[list(GZ2.columns)].to_numpy()
         assert len(rows) > 3000
-        assert float(tree.violations(rows).max()) <= 2e-6
-        conditional, _ = tree.conditional_labels(rows)
-        assert abs(np.asarray(tree.cumulative_fractions(conditional)) - rows).max() <= 2e-6
+        assert float(tree.violations(rows, GZ2).max()) <= 2e-6
+        conditional, _ = tree.conditional_labels(rows, GZ2)
+        assert abs(np.asarray(tree.cumulative_fractions(conditional, GZ2)) - rows).max() <= 2e-6

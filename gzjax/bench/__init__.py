@@ -1,3 +1,1 @@
-"""How fast everything is, measured: `python -m gzjax.bench`."""
-
-SUBJECTS = ("step", "input", "e2e", "predict", "augment", "start", "scaling", "peer")
+"""How fast everything is, and what each choice of a recipe is worth."""

@@ -1,19 +1,20 @@
 """The same network in PyTorch, on the same device, in the same run."""
 
 import contextlib
+import functools
 import multiprocessing
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from gzjax.bench import subjects, timing
-from gzjax.bench.subjects import Row, Settings
+from gzjax.bench import timing
+from gzjax.bench.plan import Plan, Row, Step, columns
+from gzjax.run.config import Options
 
 
-def measure_peer(settings: Settings) -> list[Row]:
+def measure_peer(plan: Plan) -> list[Row]:
     """Our train step and PyTorch's in turns; on a CPU in both of its memory layouts.
 
     PyTorch's step is forward, backward and AdamW on images that are there already; ours draws
@@ -25,23 +26,23 @@ def measure_peer(settings: Settings) -> list[Row]:
     gpu = jax.default_backend() == "gpu"
     layouts = ("channels_last",) if gpu else ("channels_last", "contiguous")
     rows = []
-    for config in subjects.combinations(settings):
+    for options in plan.combinations():
         with contextlib.ExitStack() as stack:
-            players = [stack.enter_context(Player(config, layout, gpu)) for layout in layouts]
+            players = [
+                stack.enter_context(Player(options, plan.tree.size, layout, gpu))
+                for layout in layouts
+            ]
             theirs: dict[str, Callable[[], Any]] = {player.name: player for player in players}
-            calls: dict[str, Callable[[], Any]] = {"gzjax": subjects.Step(config), **theirs}
-            measured = timing.in_turns(calls, settings.repeats)
-        medians = {name: seconds.median for name, seconds in measured.items()}
-        best = min(theirs, key=lambda name: medians[name])
+            calls: dict[str, Callable[[], Any]] = {"gzjax": Step(options, plan.tree), **theirs}
+            measured = timing.in_turns(calls, plan.repeats)
+        best = min(theirs, key=lambda name: measured[name].median)
         for name, seconds in measured.items():
             rows.append(
-                subjects.named(config)
+                columns(options)
+                | {"who": name}
+                | timing.rates(options.run.batch_size, seconds)
                 | {
-                    "who": name,
-                    "images/s": config.batch_size / seconds.median,
-                    "slowest": config.batch_size / seconds.most,
-                    "fastest": config.batch_size / seconds.least,
-                    "gzjax against it": medians[name] / medians["gzjax"],
+                    "gzjax against it": seconds.median / measured["gzjax"].median,
                     "": "PyTorch's best" if name == best else "",
                 }
             )
@@ -59,80 +60,78 @@ class Player:
     while the other's turn is measured: there both lose up to half of their speed.
 
     Args:
-      config: names network, size, batch and type.
-      layout: `channels_last` or `contiguous`.
-      gpu: whether to compute on a GPU.
+      match: what `torch_step` takes.
 
     Raises:
       Missing: PyTorch, or the network in it; or a step failed.
     """
 
-    def __init__(self, config: ConfigDict, layout: str, gpu: bool):
+    def __init__(self, *match: Any):
+        self.match = match
         spawning = multiprocessing.get_context("spawn")
-        self.connection, theirs = spawning.Pipe()
-        self.process = spawning.Process(target=_play, args=(theirs, config, layout, gpu))
-        self.process.start()
-        theirs.close()  # so that the end of the process is the end of the line
-        self.name = self._answer()
+        self.pool = ProcessPoolExecutor(1, mp_context=spawning)
+        self.name = self._ask(name_of)
 
     def __call__(self) -> None:
-        self.connection.send("step")
-        self._answer()
+        self._ask(take_step)
 
     def __enter__(self) -> "Player":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.connection.close()
-        self.process.join()
+        self.pool.shutdown()
 
-    def _answer(self) -> str:
+    def _ask(self, function: Callable[..., Any]) -> Any:
         try:
-            what, text = self.connection.recv()
-        except EOFError:
-            self.process.join()
-            raise Missing(f"PyTorch's process ended with status {self.process.exitcode}") from None
-        if what == "fault":
-            raise Missing(text)
-        return text
+            return self.pool.submit(function, *self.match).result()
+        except Exception as error:  # whatever it is, nothing can be compared
+            self.pool.shutdown()
+            text = " ".join(str(error).split())
+            raise Missing(f"{type(error).__name__}: {text}") from None
 
 
-def _play(connection: Connection, config: ConfigDict, layout: str, gpu: bool) -> None:
-    """What a player's process does: a step whenever it is told to."""
-    try:
-        name, step = torch_step(config, layout, gpu)
-        connection.send(("name", name))
-        while connection.recv():
-            step()
-            connection.send(("done", ""))
-    except EOFError:
-        return
-    except Exception as error:  # whatever it is, who waits has to know
-        connection.send(("fault", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+def name_of(*match: Any) -> str:
+    """PyTorch's name and version, and the layout; in the player's process."""
+    return torch_step(*match)[0]
 
 
-def torch_step(config: ConfigDict, layout: str, gpu: bool) -> tuple[str, Callable[[], None]]:
-    """PyTorch's name and version, and its train step."""
+def take_step(*match: Any) -> None:
+    """Takes a train step; in the player's process."""
+    torch_step(*match)[1]()
+
+
+@functools.cache
+def torch_step(
+    options: Options, outputs: int, layout: str, gpu: bool
+) -> tuple[str, Callable[[], None]]:
+    """PyTorch's name and version, and its train step; made once in a process.
+
+    Args:
+      options: name network, size, batch and type.
+      outputs: of the network.
+      layout: `channels_last` or `contiguous`.
+      gpu: whether to compute on a GPU.
+    """
     import geffnet
     import torch
 
-    name, size, batch = config.model.name, config.model.image_size, config.batch_size
+    name, size, batch = options.model.name, options.model.image_size, options.run.batch_size
     device = "cuda" if gpu else "cpu"
     if not gpu:
         torch.set_num_threads(timing.cores())
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     network = geffnet.create_model(
         ("tf_" if "lite" in name else "") + name.replace("-", "_"),
-        num_classes=37,
+        num_classes=outputs,
         drop_rate=0.2,
-        drop_connect_rate=config.model.stochastic_depth,
+        drop_connect_rate=options.model.stochastic_depth,
     )
     network = network.to(device, memory_format=formats[layout]).train()
     compiled = torch.compile(network) if gpu else network
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     images = torch.rand(batch, 3, size, size, device=device).to(memory_format=formats[layout])
-    labels = torch.rand(batch, 37, device=device)
-    half = config.model.dtype == "bfloat16"
+    labels = torch.rand(batch, outputs, device=device)
+    half = options.model.dtype == "bfloat16"
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)

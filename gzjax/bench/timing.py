@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+now = time.perf_counter
+
+# Side of the matrix and length of the array that a peak is measured on.
+PEAK_ON_CPU = (2048, 2**25)
+PEAK_ELSEWHERE = (8192, 2**28)
+
 
 def cores() -> int:
     """How many processor cores this process may use."""
@@ -17,24 +23,32 @@ def cores() -> int:
 
 
 class Seconds(NamedTuple):
-    """What calls of one function took."""
+    """How long calls of one function took."""
 
     median: float
     least: float
     most: float
-    repeats: int
 
 
 def seconds_of(times: list[float]) -> Seconds:
     """Median and range of some times."""
-    return Seconds(statistics.median(times), min(times), max(times), len(times))
+    return Seconds(statistics.median(times), min(times), max(times))
+
+
+def rates(images: int, seconds: Seconds) -> dict[str, float]:
+    """Images/s of the median, the slowest and the fastest call, as columns of a table."""
+    return {
+        "images/s": images / seconds.median,
+        "slowest": images / seconds.most,
+        "fastest": images / seconds.least,
+    }
 
 
 def in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Seconds]:
     """Calls each function once to warm up, then all in turns, so that a busy moment hits all.
 
     Args:
-      functions: by name; what they return is waited for, if it is of jax.
+      functions: by name; a jax array that they return is waited for.
       repeats: how often each is called.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -42,10 +56,15 @@ def in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[s
         jax.block_until_ready(function())
     for _ in range(repeats):
         for name, function in functions.items():
-            began = time.perf_counter()
+            began = now()
             jax.block_until_ready(function())
-            times[name].append(time.perf_counter() - began)
+            times[name].append(now() - began)
     return {name: seconds_of(measured) for name, measured in times.items()}
+
+
+def time_of(function: Callable[[], Any], repeats: int) -> Seconds:
+    """The same of a single function."""
+    return in_turns({"": function}, repeats)[""]
 
 
 class Peak(NamedTuple):
@@ -61,11 +80,9 @@ class Peak(NamedTuple):
 
 def measure_peak(dtype: str, repeats: int) -> Peak:
     """The peak of the first device, in one floating-point type."""
-    side, length = (2048, 2**25) if jax.default_backend() == "cpu" else (8192, 2**28)
-    square = jnp.ones((side, side), dtype)
-    row = jnp.ones((length,), dtype)
-    product = jax.jit(lambda a: a @ a)
-    addition = jax.jit(lambda a: a + 1)
+    side, length = PEAK_ON_CPU if jax.default_backend() == "cpu" else PEAK_ELSEWHERE
+    square, row = jnp.ones((side, side), dtype), jnp.ones((length,), dtype)
+    product, addition = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1)
     measured = in_turns(
         {"product": lambda: product(square), "addition": lambda: addition(row)}, repeats
     )

@@ -1,6 +1,7 @@
-"""All galaxies of a run together: images, vote fractions, and which are kept apart."""
+"""All galaxies of a run together: images, vote fractions, and which are held out."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,22 +9,25 @@ import jax
 import numpy as np
 import pandas as pd
 
-from gzjax.data import catalog, pack, sky
-from gzjax.data.sources import Galaxies, ImageFiles, Images
+from gzjax.data import catalogue, packs
+from gzjax.data.batches import Source
+from gzjax.data.images import Framing, ImageFiles, Images
 from gzjax.errors import UserError
-from gzjax.tree import GALAXY_ZOO_2
+from gzjax.settings import Settings, number, setting
+from gzjax.tree import Tree
 
 
-class Split(NamedTuple):
-    """Which galaxies are kept apart; see `catalog.split`."""
+@dataclasses.dataclass(frozen=True)
+class Split(Settings):
+    """Which galaxies are held out; see `catalogue.split`."""
 
-    seed: int = 0
-    validation: float = 0.1
-    test: float = 0.1
-
-
-# One for validation, one for test.
-TENTHS = Split()
+    seed: int = setting(
+        0,
+        "a whole number from 0 to 2^32 - 1",
+        lambda value: type(value) is int and 0 <= value < 2**32,
+    )
+    validation: float = number(0.1, above=0.0, most=0.4)
+    test: float = number(0.1, above=0.0, most=0.4)
 
 
 class Data(NamedTuple):
@@ -34,7 +38,9 @@ class Data(NamedTuple):
     fractions: float32[galaxies, answers], the crowd's vote fractions.
     splits: rows of `train`, `validation` and `test`.
     left_out: GalaxyID, file and reason of what is not among the galaxies.
-    label: tells the synthetic sky from real galaxies, in every score.
+    label: `synthetic sky` or `real galaxies`, said beside every score.
+    tree: of the answers.
+    framing: of the images.
     canvases: all images in the memory of every device, if they are held there.
     """
 
@@ -44,11 +50,13 @@ class Data(NamedTuple):
     splits: dict[str, np.ndarray]
     left_out: pd.DataFrame
     label: str
+    tree: Tree
+    framing: Framing
     canvases: jax.Array | None = None
 
-    def split(self, name: str) -> Galaxies:
-        """The galaxies of one split."""
-        return Galaxies(self.images, self.fractions, self.splits[name])
+    def source(self, split: str) -> Source:
+        """Batches of one split."""
+        return Source(self.images, self.splits[split], self.fractions)
 
     def with_fewer(self, galaxies: int, seed: int) -> "Data":
         """The same, with at most so many galaxies to train on; fewer are among more.
@@ -61,6 +69,13 @@ class Data(NamedTuple):
         kept = np.random.default_rng(seed).permutation(len(rows))[:galaxies]
         return self._replace(splits=self.splits | {"train": rows[np.sort(kept)]})
 
+    def left_out_with(self, faults: Mapping[int, str]) -> pd.DataFrame:
+        """`left_out`, and below it images that turned out unreadable, {row: reason}."""
+        files = self.images.files if isinstance(self.images, ImageFiles) else [""] * len(self.ids)
+        found = [(self.ids[row], files[row], faults[row]) for row in sorted(faults)]
+        more = pd.DataFrame(found, columns=list(catalogue.LEFT_OUT_COLUMNS))
+        return pd.concat([self.left_out, more], ignore_index=True)
+
     @property
     def training_mean(self) -> np.ndarray:
         """float64[answers], the mean row of the training split."""
@@ -68,8 +83,8 @@ class Data(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """See `catalog.fingerprint`; wherever the images are, a run on them is the same."""
-        return catalog.fingerprint(self.ids, self.fractions)
+        """See `catalogue.fingerprint`; wherever the images are, a run on them is the same."""
+        return catalogue.fingerprint(self.ids, self.fractions, self.tree)
 
     def check_same(self, fingerprint: str, workdir: Path) -> None:
         """Checks that the galaxies are those that a run was started on.
@@ -79,110 +94,120 @@ class Data(NamedTuple):
         """
         if fingerprint != self.fingerprint:
             raise UserError(
-                f"{workdir} was started on other galaxies or vote fractions than there are now; "
-                "expected those, or another --workdir"
+                f"{workdir} was started on other galaxies, vote fractions or another tree than "
+                "there are now; expected those, or another folder for the run"
             )
 
 
 def from_folder(
     root: Path,
     *,
+    tree: Tree,
     table: str,
     images: str,
-    crop: float,
-    canvas: int,
-    split: Split = TENTHS,
+    framing: Framing,
+    split: Split,
     decode: bool = False,
 ) -> Data:
-    """Real galaxies: a table beside a folder of images; see `catalog.read_catalogue`.
+    """Real galaxies: a table beside a folder of images.
 
     Args:
       root: of table and images.
+      tree: of the table's columns.
       table: name of the table.
       images: name of the folder of images.
-      crop: see `sources.read_image`.
-      canvas: see `sources.read_image`.
-      split: which galaxies are kept apart.
+      framing: how images are cut out and rescaled.
+      split: which galaxies are held out.
       decode: decode every image once to check it.
 
     Raises:
-      UserError: something is wrong with them, or they are too few to be split.
+      UserError: something is wrong with them, see `catalogue.read_catalogue`, or they are too few
+        to be split.
     """
-    galaxies, left_out = catalog.read_catalogue(root, table=table, images=images, decode=decode)
+    galaxies, left_out = catalogue.read_catalogue(
+        root, tree=tree, table=table, images=images, decode=decode
+    )
     ids = tuple(map(str, galaxies.index))
     return Data(
         ids=ids,
-        images=ImageFiles(galaxies["file"].tolist(), crop, canvas),
-        fractions=galaxies[list(GALAXY_ZOO_2.columns)].to_numpy(np.float32),
+        images=ImageFiles(galaxies["file"].tolist(), framing),
+        fractions=galaxies[list(tree.columns)].to_numpy(np.float32),
         splits=_split(ids, split, str(root)),
         left_out=left_out,
         label="real galaxies",
+        tree=tree,
+        framing=framing,
     )
 
 
 def from_sky(
     galaxies: int,
     *,
+    tree: Tree,
     sky_seed: int,
-    crop: float,
-    canvas: int,
-    cache: Path,
-    split: Split = TENTHS,
+    framing: Framing,
+    cache: Path | None,
+    split: Split,
     progress: Callable[[int, int], None] | None = None,
 ) -> Data:
-    """Galaxies of the synthetic sky; see `sky.load_sky`.
+    """Galaxies of the synthetic sky; see `gzjax.sky.load_sky`.
 
     Args:
       galaxies: how many.
+      tree: that the crowd answers.
       sky_seed: which sky.
-      crop: side of the central square that is drawn, as a fraction of the whole picture's.
-      canvas: pixels a side.
-      cache: folder where they are kept once drawn.
-      split: which galaxies are kept apart.
+      framing: of its pictures.
+      cache: folder where they are kept once drawn; None draws them each time.
+      split: which galaxies are held out.
       progress: called with (galaxies drawn, galaxies).
 
     Raises:
-      UserError: they are too few to be split.
+      UserError: a tree that the sky's crowd does not know, or too few galaxies to be split.
     """
+    from gzjax import sky  # here, so that real galaxies need not wait for it
+
     images, fractions = sky.load_sky(
-        galaxies, seed=sky_seed, size=canvas, field=crop, cache=cache, progress=progress
+        galaxies,
+        tree=tree,
+        seed=sky_seed,
+        size=framing.canvas,
+        field=framing.crop,
+        cache=cache,
+        progress=progress,
     )
-    ids = tuple(str(number) for number in range(galaxies))
+    ids = tuple(map(str, range(galaxies)))
     return Data(
         ids=ids,
         images=images,
         fractions=fractions,
         splits=_split(ids, split, "the synthetic sky"),
-        left_out=pd.DataFrame(columns=list(catalog.LEFT_OUT_COLUMNS)),
+        left_out=pd.DataFrame(columns=list(catalogue.LEFT_OUT_COLUMNS)),
         label="synthetic sky",
+        tree=tree,
+        framing=framing,
     )
 
 
-def from_pack(root: Path, *, crop: float, canvas: int, split: Split = TENTHS) -> Data:
-    """Galaxies of a pack, which are those that it was made from; see `pack.read`.
+def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split) -> Data:
+    """Galaxies of a pack, which are those that it was made from; see `packs.read`.
 
     Args:
       root: the pack's folder.
-      crop: expected of the pack.
-      canvas: expected of the pack.
-      split: which galaxies are kept apart.
+      tree: expected of the pack.
+      framing: expected of the pack.
+      split: which galaxies are held out.
 
     Raises:
-      UserError: no whole pack, of another crop or canvas, or too few galaxies to be split.
+      UserError: no whole pack, of another tree or framing, or too few galaxies to be split.
     """
-    galaxies = pack.read(root, crop=crop, canvas=canvas)
+    pack = packs.read(root, tree=tree, framing=framing)
     return Data(
-        ids=galaxies.ids,
-        images=galaxies.images,
-        fractions=galaxies.fractions,
-        splits=_split(galaxies.ids, split, str(root)),
-        left_out=galaxies.left_out,
-        label=galaxies.label,
+        **pack._asdict(), splits=_split(pack.ids, split, str(root)), tree=tree, framing=framing
     )
 
 
-def _split(ids: Sequence[str], split: Split, where: str) -> dict[str, np.ndarray]:
-    splits = catalog.split(ids, *split)
+def _split(ids: tuple[str, ...], split: Split, where: str) -> dict[str, np.ndarray]:
+    splits = catalogue.split(ids, split.seed, split.validation, split.test)
     for name, rows in splits.items():
         if len(rows) == 0:
             raise UserError(

@@ -4,20 +4,66 @@
 knows which module system is behind them.
 """
 
-import difflib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
 from gzjax.models import convolution, efficientnet
+from gzjax.settings import Settings, choice, number, setting
 
 NAMES = tuple(efficientnet.VARIANTS)
 
 # Of the images that public weights were trained on, in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings(Settings):
+    """Which network, and what it starts from.
+
+    name: one of `NAMES`.
+    image_size: pixels a side of what the network sees.
+    dtype: of the computation; parameters are always float32.
+    stochastic_depth: probability that training skips the last block; lower for earlier ones.
+    weights: where to start from: `imagenet`, a repository on the Hugging Face hub, a file of
+      weights, or the folder of another run; empty: at random. See `pretrained.read`.
+    conventions: what a file's weights were trained in; `auto`: as the file says.
+    """
+
+    name: str = choice("efficientnet-b0", NAMES)
+    image_size: int = number(128, least=16, unit="pixels")
+    dtype: str = choice("float32", ("float32", "bfloat16"))
+    stochastic_depth: float = number(0.2, least=0, most=0.9)
+    weights: str = setting("", "text", lambda value: isinstance(value, str))
+    conventions: str = choice("auto", ("auto", "tensorflow", "pytorch"))
+
+
+class Conventions(NamedTuple):
+    """What a network has to do the way that its weights were trained.
+
+    padding: `same` (TensorFlow's) or `symmetric` (PyTorch's); see `convolution.padding_of`.
+    norm_epsilon: added to the variance by batch norm.
+    mean: subtracted from each colour of the images.
+    deviation: each colour is then divided by it.
+    """
+
+    padding: str = "same"
+    norm_epsilon: float = 1e-3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    deviation: tuple[float, ...] = IMAGENET_DEVIATION
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "Conventions":
+        """From what `_asdict` gave, as JSON has it: lists for tuples."""
+        colours = {name: tuple(saved[name]) for name in ("mean", "deviation")}
+        return cls(**{**saved, **colours})
+
+
+TENSORFLOW = Conventions()
 
 
 class Weights(NamedTuple):
@@ -27,8 +73,8 @@ class Weights(NamedTuple):
     batch_stats: batch norm's means and variances, by layer.
     """
 
-    params: Any
-    batch_stats: Any
+    params: PyTree[Float32[Array, "..."]]
+    batch_stats: PyTree[Float32[Array, "..."]]
 
 
 class Network(NamedTuple):
@@ -37,13 +83,13 @@ class Network(NamedTuple):
     init: PRNG key -> Weights.
     apply: (params, batch_stats, images, *, train, key=None) -> (outputs, batch_stats), where
       images are float[batch, height, width, 3] in [0, 1], outputs float32[batch, outputs], and the
-      statistics are new ones in training. Training needs a key for its chances.
+      statistics are new ones in training. Training needs a PRNG key.
     depths: how many depths its layers lie at, from the images to the outputs.
     depth_of: name of a layer, the first in the parameters -> its depth, from 0.
     """
 
-    init: Callable[[jax.Array], Weights]
-    apply: Callable[..., tuple[jax.Array, Any]]
+    init: Callable[[PRNGKeyArray], Weights]
+    apply: Callable[..., tuple[Float32[Array, "batch outputs"], Any]]
     depths: int
     depth_of: Callable[[str], int]
 
@@ -51,44 +97,35 @@ class Network(NamedTuple):
 def build(
     name: str,
     *,
-    image_size: int = 128,
-    outputs: int = 37,
-    dtype: str = "float32",
+    outputs: int,
+    image_size: int = NetworkSettings.image_size,
+    dtype: str = NetworkSettings.dtype,
+    stochastic_depth: float = NetworkSettings.stochastic_depth,
     dropout: float | None = None,
-    stochastic_depth: float = 0.2,
     output_bias: float = 1.0,
     frozen: int = 0,
-    padding: str = "same",
-    norm_epsilon: float = 1e-3,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    deviation: tuple[float, float, float] = IMAGENET_DEVIATION,
+    conventions: Conventions = TENSORFLOW,
     depthwise: str = "auto",
 ) -> Network:
     """Makes a network.
 
     Args:
-      name: one of `NAMES`.
-      image_size: pixels a side, for `init`; `apply` takes any.
+      name: see `NetworkSettings`, as for `dtype` and `stochastic_depth`.
       outputs: how many numbers an image gets.
+      image_size: pixels a side, for `init`; `apply` takes any.
       dtype: of the computation; parameters, batch-norm statistics and outputs are float32.
-      dropout: of the last features; None takes the published rate.
-      stochastic_depth: chance to skip the last block; earlier ones less.
+      stochastic_depth: probability that training skips the last block; lower for earlier ones.
+      dropout: rate for the last features; None takes the published one.
       output_bias: where the outputs start; above 0, so that a ReLU after them has a gradient.
       frozen: so many depths, from the images on, keep their parameters and statistics in training.
-      padding: `same` (TensorFlow's) or `symmetric` (PyTorch's); see `convolution.padding_of`.
-      norm_epsilon: of batch norm.
-      mean: subtracted from each colour of the images.
-      deviation: that each colour is then divided by.
+      conventions: those that the weights were trained under.
       depthwise: one of `convolution.METHODS`, or `auto`, the fastest here; `shifted` brings the
         batch norm and the SiLU that suit a CPU, too.
 
     Raises:
-      ValueError: an unknown name.
+      UserError: a name, size, dtype or stochastic depth that is not allowed.
     """
-    if name not in NAMES:
-        close = difflib.get_close_matches(name, NAMES, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"network {name!r}: expected one of {', '.join(NAMES)}{hint}")
+    NetworkSettings(name, image_size, dtype, stochastic_depth)
     variant = efficientnet.VARIANTS[name]
     module = efficientnet.EfficientNet(
         variant=variant,
@@ -99,25 +136,25 @@ def build(
         frozen=frozen,
         details=efficientnet.Details(
             dtype=jnp.dtype(dtype),
-            padding=padding,
-            norm_epsilon=norm_epsilon,
+            padding=conventions.padding,
+            norm_epsilon=conventions.norm_epsilon,
             depthwise=convolution.fastest_method() if depthwise == "auto" else depthwise,
         ),
     )
 
-    def init(key: jax.Array) -> Weights:
+    def init(key: PRNGKeyArray) -> Weights:
         variables = module.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
         return Weights(variables["params"], variables["batch_stats"])
 
     def apply(
         params: Any,
         batch_stats: Any,
-        images: jax.Array,
+        images: Float[Array, "batch height width 3"],
         *,
         train: bool,
-        key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any]:
-        images = (images - jnp.asarray(mean)) / jnp.asarray(deviation)
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float32[Array, "batch outputs"], Any]:
+        images = (images - jnp.asarray(conventions.mean)) / jnp.asarray(conventions.deviation)
         variables = {"params": params, "batch_stats": batch_stats}
         rngs = None if key is None else {"dropout": key}
         # In evaluation the statistics come back as they are.

@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -52,12 +53,17 @@ def padding_of(shape: tuple[int, int], kernel: int, stride: int, scheme: str) ->
     return same(shape[0]), same(shape[1])
 
 
-def dense(images: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def dense(
+    images: Float[Array, "batch height width inputs"],
+    kernel: Float[Array, "k k inputs outputs"],
+    stride: int,
+    padding: Padding,
+) -> Float[Array, "batch rows columns outputs"]:
     """Convolution over all channels; one by one pixel and stride 1 is a matrix product.
 
     Args:
-      images: float[batch, height, width, inputs].
-      kernel: float[k, k, inputs, outputs].
+      images: of the kernel's dtype.
+      kernel: of the convolution.
       stride: of the result's pixels.
       padding: see `padding_of`.
     """
@@ -72,13 +78,17 @@ def dense(images: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -
 
 
 def depthwise(
-    images: jax.Array, kernel: jax.Array, stride: int, padding: Padding, method: str
-) -> jax.Array:
+    images: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "k k 1 channels"],
+    stride: int,
+    padding: Padding,
+    method: str,
+) -> Float[Array, "batch rows columns channels"]:
     """Convolution of each channel with a kernel of its own.
 
     Args:
-      images: float[batch, height, width, channels].
-      kernel: float[k, k, 1, channels].
+      images: of the kernel's dtype.
+      kernel: one for each channel.
       stride: of the result's pixels.
       padding: see `padding_of`.
       method: one of `METHODS`.

@@ -12,36 +12,36 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from gzjax.models import convolution, normalisation
 
 
 class Variant(NamedTuple):
-    """Compound scaling factors; `size` is the side of the images that the authors trained on."""
+    """Compound scaling factors, and the dropout rate that the authors trained with."""
 
     width: float
     depth: float
-    size: int
     dropout: float
     lite: bool = False
 
 
 VARIANTS = {
-    "efficientnet-b0": Variant(1.0, 1.0, 224, 0.2),
-    "efficientnet-b1": Variant(1.0, 1.1, 240, 0.2),
-    "efficientnet-b2": Variant(1.1, 1.2, 260, 0.3),
-    "efficientnet-b3": Variant(1.2, 1.4, 300, 0.3),
-    "efficientnet-b4": Variant(1.4, 1.8, 380, 0.4),
-    "efficientnet-b5": Variant(1.6, 2.2, 456, 0.4),
-    "efficientnet-b6": Variant(1.8, 2.6, 528, 0.5),
-    "efficientnet-b7": Variant(2.0, 3.1, 600, 0.5),
-    "efficientnet-lite0": Variant(1.0, 1.0, 224, 0.2, lite=True),
-    "efficientnet-lite1": Variant(1.0, 1.1, 240, 0.2, lite=True),
-    "efficientnet-lite2": Variant(1.1, 1.2, 260, 0.3, lite=True),
-    "efficientnet-lite3": Variant(1.2, 1.4, 280, 0.3, lite=True),
-    "efficientnet-lite4": Variant(1.4, 1.8, 300, 0.3, lite=True),
+    "efficientnet-b0": Variant(1.0, 1.0, 0.2),
+    "efficientnet-b1": Variant(1.0, 1.1, 0.2),
+    "efficientnet-b2": Variant(1.1, 1.2, 0.3),
+    "efficientnet-b3": Variant(1.2, 1.4, 0.3),
+    "efficientnet-b4": Variant(1.4, 1.8, 0.4),
+    "efficientnet-b5": Variant(1.6, 2.2, 0.4),
+    "efficientnet-b6": Variant(1.8, 2.6, 0.5),
+    "efficientnet-b7": Variant(2.0, 3.1, 0.5),
+    "efficientnet-lite0": Variant(1.0, 1.0, 0.2, lite=True),
+    "efficientnet-lite1": Variant(1.0, 1.1, 0.2, lite=True),
+    "efficientnet-lite2": Variant(1.1, 1.2, 0.3, lite=True),
+    "efficientnet-lite3": Variant(1.2, 1.4, 0.3, lite=True),
+    "efficientnet-lite4": Variant(1.4, 1.8, 0.3, lite=True),
     # Ours, by the same rule: for tests, and for a first look on a laptop.
-    "efficientnet-tiny": Variant(0.35, 0.35, 64, 0.1),
+    "efficientnet-tiny": Variant(0.35, 0.35, 0.1),
 }
 
 
@@ -66,6 +66,7 @@ STAGES = (
 )
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 SQUEEZE = 0.25
+NORM_MOMENTUM = 0.9  # of batch norm's running mean and variance
 
 # From the images to the outputs: the stem, the stages, the head, the classifier.
 DEPTHS = len(STAGES) + 3
@@ -97,14 +98,14 @@ class BlockPlan(NamedTuple):
     inputs: int
     outputs: int
     squeezed: int  # channels of the squeeze; 0: none
-    drop: float  # chance to be skipped in training
+    drop: float  # probability to be skipped in training
 
 
-def plan(variant: Variant, stochastic_depth: float = 0.2) -> tuple[BlockPlan, ...]:
+def plan(variant: Variant, stochastic_depth: float = 0.0) -> tuple[BlockPlan, ...]:
     """The blocks of a network, in order.
 
-    The squeeze is a quarter of the block's input channels, before expansion. The chance to skip a
-    block rises linearly with its index over all blocks (Huang et al. 2016, arXiv:1603.09382).
+    The squeeze is a quarter of the block's input channels, before expansion. The probability of
+    skipping a block rises linearly with its index (Huang et al. 2016, arXiv:1603.09382).
     """
     rows = []
     inputs = STEM_CHANNELS if variant.lite else scaled_channels(STEM_CHANNELS, variant.width)
@@ -127,14 +128,15 @@ def plan(variant: Variant, stochastic_depth: float = 0.2) -> tuple[BlockPlan, ..
 class Details(NamedTuple):
     """What the same network does differently under other weights or on other machines."""
 
-    dtype: Any = jnp.float32
-    padding: str = "same"
-    norm_momentum: float = 0.9
-    norm_epsilon: float = 1e-3
-    depthwise: str = "xla"
+    dtype: Any
+    padding: str
+    norm_epsilon: float
+    depthwise: str
 
 
-def fan_out_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def fan_out_normal(
+    key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32
+) -> Float[Array, "height width inputs outputs"]:
     """Normal with variance 2 / (kernel pixels x outputs per group), for kernels HWIO.
 
     As the authors' code: for a depthwise kernel, each group has one output.
@@ -148,13 +150,15 @@ class Convolution(nn.Module):
 
     kernel: int
     outputs: int
+    details: Details
     stride: int = 1
     depthwise: bool = False
     bias: bool = False
-    details: Details = Details()
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch rows columns outputs"]:
         inputs = 1 if self.depthwise else images.shape[-1]
         shape = (self.kernel, self.kernel, inputs, self.outputs)
         kernel = self.param("kernel", fan_out_normal, shape).astype(self.details.dtype)
@@ -180,27 +184,29 @@ class Block(nn.Module):
 
     plan: BlockPlan
     lite: bool
-    details: Details = Details()
+    details: Details
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "batch height width inputs"], train: bool
+    ) -> Float[Array, "batch rows columns outputs"]:
         block, details = self.plan, self.details
         wide = block.inputs * block.expansion
         activation = nn.relu6 if self.lite else silu(details)
         shortcut = images
         if block.expansion != 1:
-            images = Convolution(1, wide, details=details, name="expand")(images)
+            images = Convolution(1, wide, details, name="expand")(images)
             images = activation(norm("expand_norm", details, train)(images))
         images = Convolution(
-            block.kernel, wide, block.stride, depthwise=True, details=details, name="depthwise"
+            block.kernel, wide, details, block.stride, depthwise=True, name="depthwise"
         )(images)
         images = activation(norm("depthwise_norm", details, train)(images))
         if block.squeezed:
             mean = images.mean(axis=(1, 2), keepdims=True, dtype=jnp.float32)
-            mean = Convolution(1, block.squeezed, bias=True, details=details, name="squeeze")(mean)
-            gates = Convolution(1, wide, bias=True, details=details, name="excite")(nn.silu(mean))
+            mean = Convolution(1, block.squeezed, details, bias=True, name="squeeze")(mean)
+            gates = Convolution(1, wide, details, bias=True, name="excite")(nn.silu(mean))
             images = images * nn.sigmoid(gates)
-        images = Convolution(1, block.outputs, details=details, name="project")(images)
+        images = Convolution(1, block.outputs, details, name="project")(images)
         images = norm("project_norm", details, train)(images)
         if block.stride != 1 or block.inputs != block.outputs:
             return images
@@ -213,18 +219,20 @@ class Block(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """Images float[batch, height, width, 3], normalised -> float32[batch, outputs]."""
+    """From normalised images to outputs."""
 
     variant: Variant
     outputs: int
     dropout: float
     stochastic_depth: float
     output_bias: float
-    frozen: int = 0  # so many depths, from the images on, do not learn
-    details: Details = Details()
+    frozen: int  # so many depths, from the images on, do not learn
+    details: Details
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], train: bool
+    ) -> Float32[Array, "batch outputs"]:
         variant, details = self.variant, self.details
         activation = nn.relu6 if variant.lite else silu(details)
 
@@ -237,13 +245,13 @@ class EfficientNet(nn.Module):
 
         scale = 1.0 if variant.lite else variant.width
         stem, head = (scaled_channels(n, scale) for n in (STEM_CHANNELS, HEAD_CHANNELS))
-        images = Convolution(3, stem, 2, details=details, name="stem")(images)
+        images = Convolution(3, stem, details, 2, name="stem")(images)
         images = settled("stem", activation(norm("stem_norm", details, learns("stem"))(images)))
         for block in plan(variant, self.stochastic_depth):
             name = f"block_{block.stage}_{block.repeat}"
             layer = Block(block, variant.lite, details, name=name)
             images = settled(name, layer(images, learns(name)))
-        images = Convolution(1, head, details=details, name="head")(images)
+        images = Convolution(1, head, details, name="head")(images)
         images = settled("head", activation(norm("head_norm", details, learns("head"))(images)))
         features = images.mean(axis=(1, 2), dtype=jnp.float32)
         features = nn.Dropout(self.dropout, deterministic=not train)(features)
@@ -261,13 +269,13 @@ def norm(name: str, details: Details, train: bool) -> nn.Module:
     layer = nn.BatchNorm if details.depthwise == "xla" else normalisation.BatchNorm
     return layer(
         use_running_average=not train,
-        momentum=details.norm_momentum,
+        momentum=NORM_MOMENTUM,
         epsilon=details.norm_epsilon,
         dtype=details.dtype,
         name=name,
     )
 
 
-def silu(details: Details) -> Callable[[jax.Array], jax.Array]:
-    """SiLU, in the form that suits the platform."""
-    return nn.silu if details.depthwise == "xla" else normalisation.silu
+def silu(details: Details) -> Callable[[Array], Array]:
+    """SiLU; where memory is slow, only what it is of is kept for the backward pass."""
+    return nn.silu if details.depthwise == "xla" else jax.checkpoint(nn.silu)

@@ -1,0 +1,123 @@
+"""What is measured: a recipe's own parts, in each combination of network, size, batch and type."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gzjax.bench import timing
+from gzjax.data.dataset import Data
+from gzjax.data.devices import Placement
+from gzjax.models import Conventions
+from gzjax.run import build
+from gzjax.run import config as configs
+from gzjax.run.config import DataSettings, Options
+from gzjax.run.model import Model
+from gzjax.run.report import Report
+from gzjax.tree import Tree
+
+Row = dict[str, Any]
+
+
+class Plan(NamedTuple):
+    """What to measure with.
+
+    config: a recipe; galaxies, views, optimiser and network are as it says ...
+    models, sizes, batches, dtypes: ... but for these, each combination of which is measured.
+    tree: of the answers.
+    cache: folder for rendered skies.
+    repeats: of every measurement.
+    """
+
+    config: ConfigDict
+    models: list[str]
+    sizes: list[int]
+    batches: list[int]
+    dtypes: list[str]
+    tree: Tree
+    cache: Path
+    repeats: int
+
+    def combinations(self) -> Iterator[Options]:
+        """The recipe, with each combination of network, size, batch and type.
+
+        Raises:
+          UserError: one of them is not allowed.
+        """
+        for name, size, batch, dtype in itertools.product(
+            self.models, self.sizes, self.batches, self.dtypes
+        ):
+            config = self.config.copy_and_resolve_references()
+            config.model.update(name=name, image_size=size, dtype=dtype, weights="")
+            config.batch_size = config.evaluate.batch_size = batch
+            yield configs.typed(config)
+
+    def load(self, settings: DataSettings) -> Data:
+        """The galaxies that settings name.
+
+        Raises:
+          UserError: something is wrong with them.
+        """
+        return build.build_data(settings, self.tree, self.cache, False, Report(loud=False))
+
+
+def columns(options: Options) -> Row:
+    """The columns that say which combination a row is of."""
+    return {
+        "model": options.model.name.removeprefix("efficientnet-"),
+        "pixels": options.model.image_size,
+        "batch": options.run.batch_size,
+        "dtype": options.model.dtype,
+    }
+
+
+def model_of(options: Options, tree: Tree, placement: Placement) -> Model:
+    """A model without weights."""
+    network = build.build_network(options, tree, Conventions())
+    return build.build_model(options, tree, network, placement)
+
+
+def random_batch(options: Options, tree: Tree, placement: Placement) -> dict[str, jax.Array]:
+    """A training batch of noise, on the devices; see `steps.train_step`."""
+    generator = np.random.default_rng(0)
+    batch, canvas = options.run.batch_size, options.data.canvas
+    arrays = {
+        "fractions": generator.dirichlet(np.ones(tree.size), batch).astype(np.float32),
+        "image": generator.integers(0, 255, (batch, canvas, canvas, 3), np.uint8),
+        "row": np.arange(batch, dtype=np.int32),
+        "mask": np.ones(batch, np.float32),
+    }
+    return jax.device_put(arrays, placement.by_galaxy)
+
+
+class Step:
+    """The compiled train step on a batch of noise, to be called again and again.
+
+    Args:
+      options: of the training.
+      tree: of the answers.
+      placement: on which devices; None: on all.
+
+    Raises:
+      UserError: a batch size that the devices do not divide.
+    """
+
+    def __init__(self, options: Options, tree: Tree, placement: Placement | None = None):
+        self.placement = placement or build.place(options, training=True)
+        model = model_of(options, tree, self.placement)
+        # Of galaxies enough for one update; how many there are changes no step's cost.
+        galaxies = options.run.batch_size * options.optim.accumulate
+        self.training = build.build_training(options, model.network, galaxies)
+        self.state = self.training.initial_state(model, lambda drawn: drawn)
+        self.batch = random_batch(options, tree, self.placement)
+        began = timing.now()
+        self.compiled: Any = self.training.step(model).lower(self.state, self.batch).compile()
+        self.compile_seconds = timing.now() - began
+
+    def __call__(self) -> Any:
+        self.state, result = self.compiled(self.state, self.batch)
+        return result

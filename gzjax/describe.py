@@ -1,0 +1,102 @@
+"""Vote fractions in words: the most likely answers, and the morphology that they describe.
+
+The words are data of the tree. Each question that most volunteers would reach adds the phrase of
+its most likely answer, in the tree's `described` order. An empty phrase says nothing. Where the
+question `replaces`, its phrase takes the place of that of the question before it: `spiral`
+instead of `disk`. A phrase that ends in a full stop is the last. A question without phrases says
+`question: answer`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from gzjax.trees import Question, Tree
+
+# A question counts as reached if at least this part of the volunteers would be asked it.
+REACHED = 0.5
+
+NOT_REACHED = -1
+
+
+def most_likely(fractions: Float[np.ndarray, "galaxies answers"], tree: Tree) -> pd.DataFrame:
+    """The most likely answer to each question that most volunteers would reach.
+
+    Args:
+      fractions: cumulative vote fractions.
+      tree: the decision tree.
+
+    Returns:
+      A column for each question, of answers in words; empty where the question is not reached.
+    """
+    columns = {}
+    for question, chosen in zip(tree.questions, _chosen(fractions, tree).T, strict=True):
+        # The last word is that of NOT_REACHED.
+        words = np.asarray([*map(_words, question.answers), ""], dtype=object)
+        columns[question.name] = words[chosen]
+    return pd.DataFrame(columns)
+
+
+def morphology(chosen: Sequence[int], tree: Tree) -> str:
+    """What a galaxy looks like, such as `spiral, barred, 2 arms, tight winding, obvious bulge`.
+
+    Follows the most likely answers down the tree, as far as the questions are reached.
+
+    Args:
+      chosen: for each question the position of its most likely answer, `NOT_REACHED` if none.
+      tree: the decision tree.
+    """
+    path: dict[str, int] = {}  # question: answer, on the way down
+    given: set[int] = set()  # their columns
+    for question in tree.by_depth:
+        answer = chosen[question.number - 1]
+        if answer != NOT_REACHED and (not question.gates or given.intersection(question.gates)):
+            path[question.name] = answer
+            given.add(question.first + answer)
+    questions = {question.name: question for question in tree.questions}
+    said: dict[int, str] = {}  # column of the answer: its phrase
+    for name in tree.described or questions:
+        if name not in path:
+            continue
+        question = questions[name]
+        phrase = _phrase(question, path[name])
+        if phrase and question.replaces:
+            for gate in question.gates:
+                said.pop(gate, None)
+        if phrase:
+            said[question.first + path[name]] = phrase.removesuffix(".")
+        if phrase.endswith("."):
+            break
+    return ", ".join(said.values())
+
+
+def readable(fractions: Float[np.ndarray, "galaxies answers"], tree: Tree) -> pd.DataFrame:
+    """`most_likely`, and the morphology of each galaxy in a last column.
+
+    It is called `morphology`; `description` where the tree has a question of that name.
+    """
+    table = most_likely(fractions, tree)
+    # Galaxies share few combinations of answers: each is put into words once.
+    different, which = np.unique(_chosen(fractions, tree), axis=0, return_inverse=True)
+    described = np.asarray([morphology(row, tree) for row in different.tolist()], dtype=object)
+    column = "description" if "morphology" in table else "morphology"
+    return table.assign(**{column: described[which.reshape(-1)]})
+
+
+def _chosen(
+    fractions: Float[np.ndarray, "galaxies answers"], tree: Tree
+) -> Int[np.ndarray, "galaxies questions"]:
+    best = [fractions[:, question.columns].argmax(axis=1) for question in tree.questions]
+    return np.where(tree.asked(fractions) >= REACHED, np.stack(best, axis=1), NOT_REACHED)
+
+
+def _phrase(question: Question, answer: int) -> str:
+    if question.phrases:
+        return question.phrases[answer]
+    return f"{question.name}: {_words(question.answers[answer])}"
+
+
+def _words(answer: str) -> str:
+    return answer.replace("-", " ")

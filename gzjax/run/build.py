@@ -1,0 +1,376 @@
+"""The one place where a config becomes the parts of a run: data, model, training.
+
+No function further in knows of configs, and nothing here computes.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from gzjax import files, models, optim
+from gzjax import tree as trees
+from gzjax.augment import TestViews
+from gzjax.data import batches, dataset, devices
+from gzjax.data.dataset import Data, Split
+from gzjax.data.devices import Placement
+from gzjax.data.images import Framing
+from gzjax.errors import UserError, named, one_line
+from gzjax.models import Conventions, Network, Weights, pretrained
+from gzjax.run import checkpoint
+from gzjax.run import config as configs
+from gzjax.run.config import DataSettings, Options
+from gzjax.run.model import Model, Reading, Training
+from gzjax.run.report import SILENT, Report
+from gzjax.tree import Tree
+
+
+class Run(NamedTuple):
+    """A training, ready to start or to resume.
+
+    model: as it will predict, once it has weights.
+    training: what training needs beside it.
+    data: the galaxies.
+    begin: weights drawn at random -> those to start from.
+    about: what the run is, to be saved with each checkpoint.
+    on_device: whether the devices hold all images.
+    """
+
+    model: Model
+    training: Training
+    data: Data
+    begin: Callable[[Weights], Weights]
+    about: dict[str, Any]
+    on_device: bool
+
+
+def build_run(
+    config: ConfigDict,
+    workdir: Path,
+    saved: Mapping[str, Any] | None,
+    *,
+    cache: Path | None,
+    check_images: bool,
+    report: Report,
+) -> Run:
+    """Makes the parts of a training.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      saved: what the run in the workdir is, if there is one to resume.
+      cache: folder for rendered skies; None: the user's cache folder.
+      check_images: decode every image first.
+      report: shows what takes long.
+
+    Raises:
+      UserError: a fault in the options or the data, or a workdir of another run.
+    """
+    options = configs.typed(config)
+    tree = load_tree(options.data)
+    with named("--config.loss."):
+        options.loss.check_tree(tree)
+    placement = place(options, training=True)
+    if saved:
+        check_same_run(saved, config, tree, workdir)
+        origin = Origin(Conventions.from_json(saved["conventions"]), lambda drawn: drawn)
+    else:
+        with named("--config.model.weights: "):
+            origin = find_origin(options, tree)
+    data = build_data(options.data, tree, cache, check_images, report)
+    if saved:
+        data.check_same(saved["data"], workdir)
+    network = build_network(options, tree, origin.conventions)
+    return Run(
+        model=build_model(options, tree, network, placement),
+        training=build_training(options, network, len(data.splits["train"])),
+        data=data,
+        begin=origin.begin,
+        about={
+            "config": config.to_dict(),
+            "tree": tree.to_dict(),
+            "conventions": origin.conventions._asdict(),
+            "data": data.fingerprint,
+            "processes": jax.process_count(),
+        },
+        on_device=options.data.on_device,
+    )
+
+
+def load(workdir: str | Path, overrides: Mapping[str, Any] | None = None) -> Model:
+    """Opens a run at the checkpoint that was best on validation.
+
+    Args:
+      workdir: folder of the run.
+      overrides: {dotted option: value}, such as {"evaluate.batch_size": 256}.
+
+    Raises:
+      UserError: no checkpoint there, or an override that would make it another run.
+    """
+    best = checkpoint.read_best(Path(workdir))
+    options = options_of(best.about, overrides, Path(workdir))
+    tree = Tree.from_dict(best.about["tree"])
+    network = build_network(options, tree, Conventions.from_json(best.about["conventions"]))
+    placement = place(options, training=False)
+    return build_model(options, tree, network, placement)._replace(
+        weights=jax.device_put(best.average, placement.replicated),
+        raw=best.raw if options.average.decay else None,
+        step=best.step,
+        name=str(workdir),
+        about=best.about,
+    )
+
+
+def load_data(
+    workdir: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    cache: Path | None = None,
+    check_images: bool = False,
+    report: Report = SILENT,
+) -> Data:
+    """The galaxies that a run was trained on: images, vote fractions and splits.
+
+    Args:
+      workdir: folder of the run.
+      overrides: {dotted option: value}, such as {"data.root": "where they are now"}.
+      cache: folder for rendered skies; None: the user's cache folder.
+      check_images: decode every image first.
+      report: shows what takes long.
+
+    Raises:
+      UserError: something is wrong with them, or they are others by now.
+    """
+    about = checkpoint.read_best(Path(workdir)).about
+    settings = options_of(about, overrides, Path(workdir)).data
+    data = build_data(settings, Tree.from_dict(about["tree"]), cache, check_images, report)
+    data.check_same(about["data"], Path(workdir))
+    return data
+
+
+def options_of(
+    about: Mapping[str, Any], overrides: Mapping[str, Any] | None, workdir: Path
+) -> Options:
+    """The options of a saved run, with some changed that may.
+
+    Raises:
+      UserError: an override that would make it another run, or that is not allowed.
+    """
+    config = configs.with_defaults(about["config"])
+    try:
+        config.update_from_flattened_dict(overrides or {})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"--config: {one_line(error)}") from None
+    configs.check_same_run(about["config"], config, workdir)
+    return configs.typed(config)
+
+
+def check_same_run(saved: Mapping[str, Any], config: ConfigDict, tree: Tree, workdir: Path) -> None:
+    """Checks that a config may resume the run that a workdir holds.
+
+    Raises:
+      UserError: it is another run, of another tree or of another number of processes.
+    """
+    theirs = Tree.from_dict(saved["tree"])
+    if theirs != tree:
+        raise UserError(
+            f"{workdir} holds a run of the tree {theirs.name} ({theirs.size} answers), this one "
+            f"is of {tree.name} ({tree.size} answers); use another --workdir"
+        )
+    configs.check_same_run(saved["config"], config, workdir)
+    if saved["processes"] != jax.process_count():
+        raise UserError(
+            f"{workdir} holds a run of {saved['processes']} processes, this one has "
+            f"{jax.process_count()}; each has its own place in the data, so expected as many"
+        )
+
+
+class Origin(NamedTuple):
+    """Where a run's weights come from.
+
+    conventions: what a network has to do the way that they were trained.
+    begin: the weights that the run starts from, given ones drawn at random.
+    """
+
+    conventions: Conventions
+    begin: Callable[[Weights], Weights]
+
+
+def find_origin(options: Options, tree: Tree) -> Origin:
+    """Reads the weights that a run starts from.
+
+    Outputs begin at random, since those of public weights are of other classes; only another
+    run's of the same tree are kept.
+
+    Raises:
+      UserError: there are none, they are not of this network, or they have learnt from galaxies
+        that this run holds out.
+    """
+    name, weights = options.model.name, options.model.weights
+    if not weights:
+        return Origin(Conventions(), lambda drawn: drawn)
+    if Path(weights).is_dir():
+        best = checkpoint.read_best(Path(weights))
+        theirs = best.about["config"]
+        if theirs["model"]["name"] != name:
+            raise UserError(f"{weights} is of {theirs['model']['name']}; expected a run of {name}")
+        check_held_out(options.data, theirs["data"], weights)
+        same_tree = Tree.from_dict(best.about["tree"]) == tree
+        return Origin(
+            Conventions.from_json(best.about["conventions"]),
+            lambda drawn: pretrained.take_over(best.average, drawn, same_tree),
+        )
+    published = pretrained.read(weights, name, options.model.conventions)
+    return Origin(
+        published.conventions,
+        lambda drawn: pretrained.convert(published, name, drawn, keep=("classifier",)),
+    )
+
+
+def check_held_out(ours: DataSettings, theirs: Mapping[str, Any], weights: str) -> None:
+    """Checks that galaxies held out here were held out of the run that weights come from, too.
+
+    Which ones are follows from their names, the seed and the parts alone, test galaxies first.
+    Drawn galaxies and real ones are never the same.
+
+    Raises:
+      UserError: some were not.
+    """
+    if {ours.kind, theirs["kind"]} == {"sky", "folder"}:
+        return
+    held_out = ours.test + ours.validation <= theirs["test"] + theirs["validation"] + 1e-9
+    if ours.split_seed != theirs["split_seed"] or ours.test > theirs["test"] or not held_out:
+        raise UserError(
+            f"{weights} has learnt from galaxies that this run holds out: its split_seed, "
+            f"validation and test are {theirs['split_seed']}, {theirs['validation']:g} and "
+            f"{theirs['test']:g}, here {ours.split_seed}, {ours.validation:g} and {ours.test:g}; "
+            "expected the same seed, and parts no larger than those"
+        )
+
+
+def load_tree(settings: DataSettings) -> Tree:
+    """The decision tree that the options name."""
+    with named("--config.data.tree: "):
+        return trees.load(settings.tree)
+
+
+def place(options: Options, *, training: bool) -> Placement:
+    """Where batches go: to all devices.
+
+    Raises:
+      UserError: a batch size that they do not divide.
+    """
+    sizes = {"evaluate.batch_size": options.evaluate.batch_size}
+    if training:
+        sizes["batch_size"] = options.run.batch_size
+    number = jax.device_count()
+    for option, size in sizes.items():
+        if size % number:
+            raise UserError(
+                f"--config.{option}: expected a multiple of the {number} devices, found {size}"
+            )
+    return devices.place()
+
+
+def build_data(
+    settings: DataSettings, tree: Tree, cache: Path | None, check_images: bool, report: Report
+) -> Data:
+    """The galaxies that the options name, and no more to train on than they say.
+
+    Raises:
+      UserError: something is wrong with them.
+    """
+    split = Split(settings.split_seed, settings.validation, settings.test)
+    common: dict[str, Any] = {
+        "tree": tree,
+        "framing": Framing(settings.crop, settings.canvas),
+        "split": split,
+    }
+    root = Path(settings.root)
+    if settings.kind == "sky":
+        with report.task("drawing the galaxies of the synthetic sky, once") as progress:
+            data = dataset.from_sky(
+                settings.galaxies,
+                sky_seed=settings.sky_seed,
+                cache=(cache or files.cache_folder()) / "sky",
+                progress=progress,
+                **common,
+            )
+    else:
+        with named("--config.data.root: "):
+            if settings.kind == "pack":
+                data = dataset.from_pack(root, **common)
+            else:
+                table, images = settings.table, settings.images
+                data = dataset.from_folder(
+                    root, table=table, images=images, decode=check_images, **common
+                )
+    fewer = settings.training_galaxies
+    return data.with_fewer(fewer, settings.split_seed) if fewer else data
+
+
+def build_network(options: Options, tree: Tree, conventions: Conventions) -> Network:
+    """The network, which does everything the way that its weights were trained."""
+    return models.build(
+        options.model.name,
+        image_size=options.model.image_size,
+        outputs=tree.size,
+        dtype=options.model.dtype,
+        stochastic_depth=options.model.stochastic_depth,
+        frozen=options.optim.freeze,
+        conventions=conventions,
+    )
+
+
+def build_model(options: Options, tree: Tree, network: Network, placement: Placement) -> Model:
+    """A model that has no weights yet."""
+    data, evaluate, views = options.data, options.evaluate, options.views
+    return Model(
+        network=network,
+        weights=Weights({}, {}),
+        tree=tree,
+        activation=options.loss.activation,
+        framing=Framing(data.crop, data.canvas),
+        image_size=options.model.image_size,
+        test_views=TestViews(field=views.field, zoom=views.zoom, at_once=evaluate.views_at_once),
+        views=evaluate.views,
+        placement=placement,
+        reading=Reading(evaluate.batch_size, data.threads, data.processes),
+    )
+
+
+def build_training(options: Options, network: Network, training_galaxies: int) -> Training:
+    """What training needs beside the model.
+
+    Raises:
+      UserError: fewer galaxies than a batch, or updates that no step would make.
+    """
+    run = options.run
+    with named("--config."):
+        steps_per_epoch = batches.batches_per_epoch(training_galaxies, run.batch_size)
+    with named("--config.optim."):
+        learning_rate, optimiser = optim.make(
+            options.optim,
+            epochs=run.epochs,
+            steps_per_epoch=steps_per_epoch,
+            depths=network.depths,
+            depth_of=network.depth_of,
+        )
+    return Training(
+        objective=options.loss,
+        augmentation=options.views,
+        learning_rate=learning_rate,
+        optimiser=optimiser,
+        average_decay=options.average.decay,
+        batch_size=run.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        steps=run.epochs * steps_per_epoch,
+        accumulate=options.optim.accumulate,
+        seed=run.seed,
+        evaluate_every=options.evaluate.every * steps_per_epoch,
+        save_every=options.checkpoint.every,
+        log_every=options.log.every,
+        keep=options.checkpoint.keep,
+    )

@@ -1,0 +1,99 @@
+"""What the commands share: a recipe whose every option is a flag, and mistakes in one line."""
+
+import contextlib
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+
+from gzjax.errors import UserError, one_line
+from gzjax.run import config as configs
+from gzjax.run import recipes
+
+DEFAULT = "sky"
+
+
+def define_recipe() -> None:
+    """Defines --config, a recipe whose every option can be overridden."""
+    with _faults_in_one_line():
+        # ml_collections looks the command line's options up here already.
+        resolved(sys.argv[1:])
+        config_flags.DEFINE_config_file("config", str(recipes.find(DEFAULT)), "The recipe.")
+
+
+def parse(arguments: Sequence[str]) -> list[str]:
+    """Parses a command line with a recipe.
+
+    Args:
+      arguments: the command and what follows it.
+
+    Returns:
+      What of them is no flag, the command first.
+    """
+    with _faults_in_one_line():
+        rest = flags.FLAGS([arguments[0], *resolved(arguments[1:])])
+    return rest
+
+
+def resolved(arguments: Sequence[str]) -> list[str]:
+    """The same, with the file of the recipe in place of its name.
+
+    Raises:
+      UserError: no such recipe, one that cannot be run, or an option that it does not have.
+    """
+    arguments, file = list(arguments), recipes.find(DEFAULT)
+    for place, argument in enumerate(arguments):
+        name = re.fullmatch(r"--?config(?:=(.*))?", argument)
+        if name is not None and name[1] is not None:
+            file = recipes.find(name[1])
+            arguments[place] = f"--config={file}"
+        elif name is not None and place + 1 < len(arguments):
+            file = recipes.find(arguments[place + 1])
+            arguments[place + 1] = str(file)
+    options = dict(configs.flatten(recipes.recipe(file)))
+    for argument in arguments:
+        option = re.match(r"--?config\.([^=]*)", argument)
+        if option is not None and option[1] not in options:
+            close = difflib.get_close_matches(option[1], options, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"no option {option[1]!r}{hint}")
+    return arguments
+
+
+def recipe_name() -> str:
+    """Name of the recipe that the command line gives."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+
+
+def overrides() -> dict[str, Any]:
+    """{dotted option: value} of the options that the command line gives."""
+    return dict(config_flags.get_override_values(flags.FLAGS["config"]))
+
+
+def path(text: str) -> Path:
+    """A path that the command line gives; shells expand ~ at the beginning of a word alone."""
+    return Path(text).expanduser()
+
+
+@contextlib.contextmanager
+def _faults_in_one_line() -> Iterator[None]:
+    """Says mistakes in flags and recipes as people expect it."""
+    try:
+        yield
+    except UserError as error:
+        fail(f"--config: {error}")
+    except flags.Error as error:
+        fail(str(error))
+    except (TypeError, ValueError) as error:
+        fail(f"--config: {one_line(error)}")
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line."""
+    print("gzjax:", *message.split(), file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,250 @@
+"""Every option of a run: a recipe in `configs/` starts from `default()` and says what differs.
+
+Defaults and what is allowed belong to the settings types, most of them beside the code that they
+steer; here they become one config, and a config becomes them again. No function further in than
+`gzjax.run.build` sees a config.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from gzjax.augment import Augmentation
+from gzjax.errors import UserError, named
+from gzjax.losses import Objective
+from gzjax.models import NetworkSettings
+from gzjax.optim import Optimisation
+from gzjax.settings import Settings, choice, number, setting
+
+
+def _seed() -> Any:
+    """A seed: as many as a PRNG key distinguishes."""
+    return number(0, least=0, below=2**32)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings(Settings):
+    """Options without a group. Lengths in time are in epochs, passes over the training galaxies.
+
+    seed: of the parameters, the order of galaxies, and everything random in training.
+    epochs: passes over the training galaxies.
+    batch_size: galaxies a step, over all devices of all machines.
+    """
+
+    seed: int = _seed()
+    epochs: int = number(20, least=1)
+    batch_size: int = number(32, least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings(Settings):
+    """Which galaxies, and how they are read.
+
+    kind: `sky`, the synthetic one; `folder`, a table beside its images; or `pack`, what --mode
+      pack made of either.
+    root: where the table and the images are; of a pack, its folder.
+    tree: a published decision tree by name, or the path of a TOML file.
+    table: within the root.
+    images: folder within the root.
+    galaxies: how many to draw of the sky.
+    sky_seed: which sky.
+    split_seed: which galaxies are held out ...
+    validation: ... this part of them to choose by ...
+    test: ... and this part to report on.
+    training_galaxies: train on so many of the training galaxies; 0: on all.
+    crop: side of the central square used, as a fraction of the image's side.
+    canvas: pixels a side to which that square is rescaled and stored.
+    on_device: in training, hold all images in the memory of every device.
+    threads: decoding ahead, a batch each.
+    processes: worker processes with as many threads each; 0: this process.
+    """
+
+    kind: str = choice("folder", ("sky", "folder", "pack"))
+    root: str = setting("", "a folder", lambda value: isinstance(value, str))
+    tree: str = setting("gz2", "a tree's name or file", lambda value: isinstance(value, str))
+    table: str = "training_solutions_rev1.csv"
+    images: str = "images_training_rev1"
+    galaxies: int = number(4096, least=20)
+    sky_seed: int = _seed()
+    split_seed: int = _seed()
+    validation: float = number(0.1, above=0, most=0.4)
+    test: float = number(0.1, above=0, most=0.4)
+    training_galaxies: int = number(0, least=0)
+    crop: float = number(1.0, above=0, most=1)
+    canvas: int = number(128, least=16)
+    on_device: bool = False
+    threads: int = number(4, least=1)
+    processes: int = number(0, least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind == "folder" and not self.root:
+            raise UserError(
+                "root: expected the folder with the table and the images of galaxies (--config "
+                "sky needs none), found nothing"
+            )
+        if self.kind == "pack" and not self.root:
+            raise UserError("root: expected the folder of a pack, as --mode pack makes one")
+
+
+@dataclasses.dataclass(frozen=True)
+class AverageSettings(Settings):
+    """decay: of the moving average of the weights, a step; 0: no average."""
+
+    decay: float = number(0.999, least=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings(Settings):
+    """How galaxies are predicted, and how often validation galaxies are.
+
+    batch_size: galaxies predicted at a time, over all devices.
+    views: turned, mirrored, zoomed test-time views averaged in tests and predictions.
+    views_at_once: of each galaxy of a batch; more need more memory.
+    every: epochs.
+    """
+
+    batch_size: int = number(128, least=1)
+    views: int = number(1, least=1)
+    views_at_once: int = number(1, least=1)
+    every: int = number(1, least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings(Settings):
+    """How often training is saved.
+
+    every: steps; at each evaluation, too.
+    keep: newest ones kept; the best by validation RMSE is kept beside them.
+    """
+
+    every: int = number(200, least=1)
+    keep: int = number(2, least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSettings(Settings):
+    """every: steps between records of the losses."""
+
+    every: int = number(20, least=1)
+
+
+class Options(NamedTuple):
+    """A config, checked and typed: a group of options each."""
+
+    run: RunSettings
+    data: DataSettings
+    model: NetworkSettings
+    views: Augmentation
+    loss: Objective
+    optim: Optimisation
+    average: AverageSettings
+    evaluate: EvaluateSettings
+    checkpoint: CheckpointSettings
+    log: LogSettings
+
+
+# `run` has no group of its own in a config: `epochs`, but `optim.learning_rate`.
+TOP, *GROUPS = Options._fields
+TYPES = Options.__annotations__
+
+
+def default() -> ConfigDict:
+    """All options with their defaults, locked: an option that does not exist is an error."""
+
+    def fields(group: str) -> dict[str, Any]:
+        return {field.name: field.default for field in dataclasses.fields(TYPES[group])}
+
+    return ConfigDict({**fields(TOP), **{name: fields(name) for name in GROUPS}}).lock()
+
+
+def typed(config: Mapping[str, Any]) -> Options:
+    """Checks every option, before any long work starts.
+
+    Raises:
+      UserError: an option that does not exist, or a value that is not allowed.
+    """
+    known, found = dict(flatten(default())), dict(flatten(config))
+    for name in found.keys() - known.keys():
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"--config: no option {name!r}{hint}")
+    if missing := known.keys() - found.keys():
+        raise UserError(
+            f"--config: expected the option {min(missing)!r}, too; start from default()"
+        )
+
+    def settings(group: str) -> Any:
+        prefix = "" if group == TOP else f"{group}."
+        with named(f"--config.{prefix}"):
+            names = [field.name for field in dataclasses.fields(TYPES[group])]
+            return TYPES[group](**{name: found[prefix + name] for name in names})
+
+    return Options(**{group: settings(group) for group in Options._fields})
+
+
+# What may change when a run resumes; anything else would make it another run. Where the galaxies
+# are may change, since their fingerprint is compared, and a pack holds the very canvases that it
+# was made from. A tree may be read from another file, since its content is compared.
+FREE_TO_CHANGE = (
+    "epochs",
+    "data.kind",
+    "data.root",
+    "data.tree",
+    "data.table",
+    "data.images",
+    "data.on_device",
+    "data.threads",
+    "evaluate",
+    "checkpoint",
+    "log",
+)
+
+
+def with_defaults(saved: Mapping[str, Any]) -> ConfigDict:
+    """The config of an earlier run; options that did not exist yet are as it was without them."""
+    config = default()
+    with config.unlocked():
+        config.update(saved)
+    return config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of each option; lists as tuples, as JSON does not distinguish them."""
+    for name, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list | tuple) else value
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{option: (before, now)} for what differs and is not in `FREE_TO_CHANGE`."""
+    old, new = dict(flatten(before)), dict(flatten(now))
+    return {
+        option: (old.get(option), new.get(option))
+        for option in sorted(old.keys() | new.keys())
+        if old.get(option) != new.get(option)
+        and not any(option == free or option.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+    }
+
+
+def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:
+    """Checks that a config may resume what another one began.
+
+    Raises:
+      UserError: they differ in more than what may change; lists the options.
+    """
+    changed = differences(with_defaults(before), now)
+    if changed:
+        listed = ", ".join(
+            f"{option} was {old!r}, now {new!r}" for option, (old, new) in changed.items()
+        )
+        raise UserError(
+            f"{workdir} holds a run with other options: {listed}. Use another --workdir, or the "
+            "options as they were"
+        )

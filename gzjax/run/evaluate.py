@@ -1,0 +1,202 @@
+"""How good models are: one evaluation, for training, for the command and for a notebook."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gzjax import ensemble, metrics, steps
+from gzjax.data import batches, catalogue, devices
+from gzjax.data.dataset import Data
+from gzjax.errors import UserError
+from gzjax.models import Weights
+from gzjax.run.model import Model
+
+
+def evaluate(
+    models: Model | Sequence[Model],
+    data: Data | Sequence[Data],
+    split: str = "test",
+    *,
+    views: int | None = None,
+    mixture: str = "uniform",
+) -> dict[str, Any]:
+    """Scores a model, or the mixture of several, on one split of its galaxies.
+
+    Args:
+      models: one or several, as `gzjax.load` gives them.
+      data: the galaxies that they were trained on, as `gzjax.load_data` gives them; of several
+        models one each, in the framing of each.
+      split: `train`, `validation` or `test`.
+      views: test-time views averaged; None: as many as the recipe says.
+      mixture: of several models: `uniform`, or `fitted` on validation.
+
+    Returns:
+      What `--mode evaluate` writes: `split`, `step`, `views`, `networks`, `data` (synthetic or
+      real), `training_galaxies` and all of `metrics.summary`; `raw_rmse`, of the weights that the
+      model's are the average of, with one view; of several models `workdirs`, `mixture` and
+      `alone`, what each scores and what the mixture gains over it.
+
+    Raises:
+      UserError: models and galaxies that do not belong together.
+    """
+    models = [models] if isinstance(models, Model) else list(models)
+    data = [data] if isinstance(data, Data) else list(data)
+    views = models[0].views if views is None else views
+    if split not in data[0].splits:
+        raise UserError(f"split: expected one of {', '.join(data[0].splits)}, found {split!r}")
+    if views < 1:
+        raise UserError(f"views: expected 1 or more, found {views}")
+    check_together(models, data)
+    if len(models) > 1 and mixture == "fitted" and split == "validation":
+        raise UserError(
+            "mixture: fitted on validation galaxies, it cannot be scored on them; expected the "
+            "split test"
+        )
+    shares = mixture_of(models, data, views, mixture)
+    observed, predicted = predict_all(models, data, split, views)
+    mixed = ensemble.mix(predicted, shares)
+    result: dict[str, Any] = {
+        "split": split,
+        "step": models[0].step,
+        "views": views,
+        "networks": len(models),
+        "data": data[0].label,
+        "training_galaxies": len(data[0].splits["train"]),
+    }
+    if len(models) > 1:
+        result["workdirs"] = [model.name for model in models]
+        result["mixture"] = shares.round(4).tolist()
+        result["alone"] = []
+        for model, its in zip(models, predicted, strict=True):
+            gain, low, high = metrics.rmse_difference(mixed, its, observed)
+            alone = {"workdir": model.name, "rmse": metrics.rmse(its, observed)}
+            result["alone"].append({**alone, "together": gain, "together_interval": [low, high]})
+    elif views == 1 and models[0].raw is not None:
+        raw = jax.device_put(models[0].raw, models[0].placement.replicated)
+        _, unaveraged = predict_split(models[0], data[0], split, views, raw)
+        result["raw_rmse"] = metrics.rmse(unaveraged, observed)
+    return result | metrics.summary(mixed, observed, data[0].training_mean, models[0].tree)
+
+
+def mixture_of(
+    models: Sequence[Model], data: Sequence[Data], views: int, mixture: str
+) -> np.ndarray:
+    """float64[models]: the weight of each in the mixture, `uniform` or `fitted` on validation."""
+    if mixture not in ("uniform", "fitted"):
+        raise UserError(f"mixture: expected one of uniform, fitted, found {mixture!r}")
+    if mixture == "uniform" or len(models) == 1:
+        return ensemble.uniform_weights(len(models))
+    observed, predicted = predict_all(models, data, "validation", views)
+    return ensemble.fit_weights(predicted, observed)
+
+
+def check_together(models: Sequence[Model], data: Sequence[Data]) -> None:
+    """Checks that models answer the same tree, and hold out the same galaxies.
+
+    Raises:
+      UserError: they do not, or galaxies are in another framing than their model's.
+    """
+    if len(models) != len(data):
+        raise UserError(f"expected galaxies for each of {len(models)} models, found {len(data)}")
+    check_same_tree(models)
+    for model, galaxies in zip(models, data, strict=True):
+        if galaxies.tree != model.tree or galaxies.framing != model.framing:
+            raise UserError(
+                f"{model.name}: expected galaxies of the tree {model.tree.name} in "
+                f"{model.framing}, found {galaxies.tree.name} in {galaxies.framing}"
+            )
+        if galaxies.fingerprint != data[0].fingerprint:
+            raise UserError(f"{model.name} and {models[0].name} were trained on other galaxies")
+        for split in ("validation", "test"):
+            if not np.array_equal(galaxies.splits[split], data[0].splits[split]):
+                raise UserError(
+                    f"{model.name} and {models[0].name} hold out other galaxies for {split}; "
+                    "expected runs of the same data.split_seed, data.validation and data.test"
+                )
+
+
+def check_same_tree(models: Sequence[Model]) -> None:
+    """Checks that the fractions of models may be mixed.
+
+    Raises:
+      UserError: they are of different trees.
+    """
+    for model in models:
+        if model.tree != models[0].tree:
+            raise UserError(
+                f"{model.name} is of the tree {model.tree.name}, {models[0].name} of "
+                f"{models[0].tree.name}; expected models of one tree"
+            )
+
+
+def predict_all(
+    models: Sequence[Model], data: Sequence[Data], split: str, views: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What the crowd said of a split, and what each model predicts: float32[galaxies, answers]."""
+    results = [
+        predict_split(model, galaxies, split, views, model.weights)
+        for model, galaxies in zip(models, data, strict=True)
+    ]
+    for model, (rows, _) in zip(models, results, strict=True):
+        if not np.array_equal(rows, results[0][0]):
+            raise UserError(
+                f"{model.name} and {models[0].name} have other galaxies in {split}; expected "
+                "runs of the same data.training_galaxies"
+            )
+    return data[0].fractions[results[0][0]], [predicted for _, predicted in results]
+
+
+def predict_split(
+    model: Model, data: Data, split: str, views: int, weights: Weights
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs a model over all galaxies of a split.
+
+    Returns:
+      rows: int32[galaxies], positions in the catalogue; galaxies that cannot be read are not
+        among them.
+      fractions: float32[galaxies, answers].
+
+    Raises:
+      UserError: more than one per cent of the galaxies cannot be read.
+    """
+    source = data.source(split)
+    read = batches.ordered_batches(
+        source,
+        model.reading.batch_size,
+        threads=model.reading.threads,
+        processes=model.reading.processes,
+        shard=jax.process_index(),
+        shards=jax.process_count(),
+    )
+    step = model.predict_step(views)
+    faults: list[str] = []
+
+    def predicted(batch: tuple[dict[str, np.ndarray], steps.Batch]) -> dict[str, jax.Array]:
+        host, placed = batch
+        faults.extend(fault.decode() for fault in host["fault"] if fault)
+        return step(weights, placed)
+
+    placed = devices.on_devices(iter(read), model.placement, data.canvases)
+    results = list(stream(predicted, placed))
+    # One broken image in a small split is bad luck.
+    if len(faults) > max(1, catalogue.MOST_LEFT_OUT * len(source)):
+        raise UserError(
+            f"{len(faults)} of {len(source)} {split} galaxies cannot be read, the last because "
+            f"{faults[-1]}; fix that, and the same command resumes"
+        )
+    whole = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+    real = whole["mask"] > 0
+    return whole["row"][real], whole["fractions"][real]
+
+
+def stream(step: Callable[[Any], Any], items: Iterable[Any], ahead: int = 2) -> Iterator[Any]:
+    """The results of all items, on the host, while the device works on the next ones."""
+    pending: collections.deque = collections.deque()
+    for item in items:
+        pending.append(step(item))
+        if len(pending) > ahead:
+            yield jax.device_get(pending.popleft())
+    yield from map(jax.device_get, pending)

@@ -1,0 +1,196 @@
+"""`Model`: everything that predicting needs. `Training`: what training needs beside it."""
+
+import functools
+import hashlib
+import json
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+import pandas as pd
+
+from gzjax import steps as programs
+from gzjax.augment import Augmentation, TestViews
+from gzjax.data.devices import Placement
+from gzjax.data.images import Framing
+from gzjax.losses import Objective
+from gzjax.models import Network, Weights
+from gzjax.steps import Batch, TrainState
+from gzjax.tree import Tree
+
+
+class Reading(NamedTuple):
+    """How images are read to be predicted.
+
+    batch_size: galaxies predicted at a time, over all devices.
+    threads: decoding ahead, a batch each.
+    processes: worker processes with as many threads each; 0: this process.
+    """
+
+    batch_size: int
+    threads: int = 4
+    processes: int = 0
+
+
+class Model(NamedTuple):
+    """A network with its weights, ready to predict.
+
+    network: as pure functions.
+    weights: on all devices; of a finished run the moving average.
+    tree: the decision tree.
+    activation: from the network's outputs to vote fractions; see `tree.fractions`.
+    framing: how images become canvases.
+    image_size: pixels a side of what the network sees of a canvas.
+    test_views: how test-time views are made, and ...
+    views: ... how many are averaged, unless another number is asked for.
+    placement: on which devices.
+    reading: how images are read.
+    raw: the weights that `weights` is the average of, to be scored beside it; None: none.
+    step: of the training, that the weights are of.
+    name: of the run, for people.
+    about: what was trained on what, as the checkpoint has it: config, tree, conventions, data.
+    """
+
+    network: Network
+    weights: Weights
+    tree: Tree
+    activation: str
+    framing: Framing
+    image_size: int
+    test_views: TestViews
+    views: int
+    placement: Placement
+    reading: Reading
+    raw: Weights | None = None
+    step: int = 0
+    name: str = ""
+    about: Mapping[str, Any] = types.MappingProxyType({})
+
+    @property
+    def identity(self) -> str:
+        """Changes with what was trained on what, and for how long; not with where it lies."""
+        described = json.dumps([dict(self.about), self.step], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def predict_step(self, views: int) -> Callable[[Weights, Batch], dict[str, jax.Array]]:
+        """The jitted `programs.predict_step`; compiled once for each number of views."""
+        return _predict_step(
+            self.network,
+            self.tree,
+            self.activation,
+            self.image_size,
+            self.test_views,
+            views,
+            self.placement,
+        )
+
+    def predict(self, images: Any, views: int | None = None) -> pd.DataFrame:
+        """Vote fractions of images; see `gzjax.predict`."""
+        from gzjax.run.predict import predict  # which predicts with models
+
+        return predict(self, images, views=views)
+
+
+@functools.lru_cache(maxsize=64)
+def _predict_step(network, tree, activation, image_size, test_views, views, placement):
+    step = functools.partial(
+        programs.predict_step,
+        network=network,
+        tree=tree,
+        activation=activation,
+        image_size=image_size,
+        test_views=test_views,
+        views=views,
+    )
+    # Whole on every process, since each may need all of it.
+    return jax.jit(
+        step,
+        in_shardings=(placement.replicated, placement.by_galaxy),
+        out_shardings=placement.replicated,
+    )
+
+
+class Training(NamedTuple):
+    """What training needs beside a model.
+
+    objective: what is minimised.
+    augmentation: how random views are drawn.
+    learning_rate: update -> rate.
+    optimiser: the optax chain.
+    average_decay: of the moving average of the weights, a step; 0: none.
+    batch_size: galaxies a step, over all devices of all machines.
+    steps_per_epoch: in a pass over the training galaxies.
+    steps: in all.
+    accumulate: batches averaged before an update.
+    seed: of the parameters, the order of galaxies, and everything random in training.
+    evaluate_every: steps between evaluations.
+    save_every: steps between checkpoints.
+    log_every: steps between records.
+    keep: newest checkpoints kept.
+    """
+
+    objective: Objective
+    augmentation: Augmentation
+    learning_rate: optax.Schedule
+    optimiser: optax.GradientTransformationExtraArgs
+    average_decay: float
+    batch_size: int
+    steps_per_epoch: int
+    steps: int
+    accumulate: int
+    seed: int
+    evaluate_every: int
+    save_every: int
+    log_every: int
+    keep: int
+
+    def step(self, model: Model) -> jax.stages.Wrapped:
+        """The jitted train step: the batch spread over the devices, the state on all of them."""
+        step = functools.partial(
+            programs.train_step,
+            network=model.network,
+            tree=model.tree,
+            image_size=model.image_size,
+            augmentation=self.augmentation,
+            objective=self.objective,
+            optimiser=self.optimiser,
+            average_decay=self.average_decay,
+        )
+        return jax.jit(
+            step,
+            in_shardings=(model.placement.replicated, model.placement.by_galaxy),
+            out_shardings=model.placement.replicated,
+            donate_argnums=0,
+        )
+
+    def initial_state(self, model: Model, begin: Callable[[Weights], Weights]) -> TrainState:
+        """The train state before the first step, on all devices.
+
+        Args:
+          model: of which only the network and the placement matter.
+          begin: weights drawn at random -> those to start from.
+        """
+        parameter_key, training_key = jax.random.split(jax.random.key(self.seed))
+        weights = begin(jax.jit(model.network.init)(parameter_key))
+        init = functools.partial(
+            programs.init_state,
+            optimiser=self.optimiser,
+            objective=self.objective,
+            key=training_key,
+        )
+        return jax.jit(init, out_shardings=model.placement.replicated)(weights)
+
+    def abstract_state(self, model: Model) -> TrainState:
+        """The shapes of a train state, with their sharding, without making one."""
+        key = jax.random.key(self.seed)
+        state = jax.eval_shape(
+            lambda: programs.init_state(
+                model.network.init(key), self.optimiser, self.objective, key
+            )
+        )
+        placed = model.placement.replicated
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), state
+        )

@@ -1,0 +1,309 @@
+"""Vote fractions of images that nobody voted on: as a table in memory, or as a file of any size.
+
+To a file, images are predicted in ranges of their listing. Each range becomes a Parquet file in
+the folder `OUTPUT.parts`, whole or not there, so an interrupted prediction resumes with the first
+range that is missing. At the end they are joined into the output and, if any image could not be
+read, `OUTPUT.unreadable.csv`. No table is ever in memory as a whole.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+
+from gzjax import describe, ensemble, files
+from gzjax.data import batches, listing
+from gzjax.data.batches import Source
+from gzjax.data.images import UNREACHABLE
+from gzjax.data.listing import Listing
+from gzjax.errors import UserError, one_line
+from gzjax.run.evaluate import check_same_tree, stream
+from gzjax.run.model import Model
+from gzjax.run.report import Report
+from gzjax.tree import Tree
+
+# Published fractions have six digits; more would be noise.
+FORMAT = "%.6f"
+RANGE = 4096  # images a part file
+# A batch of at least so many images, none of which can be opened, is an outage, not bad luck.
+OUTAGE = 32
+
+
+Predicted = tuple[np.ndarray, list[str]]
+"""float32[galaxies, answers], and why an image could not be read, '' where it could."""
+
+
+def predict(
+    models: Model | Sequence[Model],
+    images: Any,
+    *,
+    views: int | None = None,
+    shares: Sequence[float] | None = None,
+) -> pd.DataFrame:
+    """Predicts the vote fractions of images, in memory.
+
+    Args:
+      models: one, or several of one tree, whose predictions are mixed.
+      images: a folder, a pattern, a table of files, a pack; a list of files; a DataFrame with a
+        column of files; or uint8[n, height, width, 3].
+      views: test-time views averaged; None: as many as the recipe says.
+      shares: of each model in the mixture; None: all alike.
+
+    Returns:
+      A row for each image, indexed by GalaxyID: the tree's columns, float32, cumulative vote
+      fractions; and `fault`, why an image could not be read, else ''. Its fractions are NaN then.
+
+    Raises:
+      UserError: nothing to predict, or models that cannot be mixed.
+    """
+    models = [models] if isinstance(models, Model) else list(models)
+    check_same_tree(models)
+    listed = listing.list_images(images)
+    some = batches_of(models, listed, range(len(listed.ids)), views, shares)
+    return table_of(models[0].tree, listed.ids, list(some)).set_index("GalaxyID")
+
+
+def table_of(tree: Tree, ids: Sequence[str], some: Sequence[Predicted]) -> pd.DataFrame:
+    """GalaxyID, the tree's columns, NaN where there is a fault, and `fault`."""
+    faults = [fault for _, faults in some for fault in faults]
+    fractions = np.concatenate([fractions for fractions, _ in some])
+    fractions[[bool(fault) for fault in faults]] = np.nan
+    table = pd.DataFrame(fractions, columns=list(tree.columns))
+    table.insert(0, "GalaxyID", list(ids))
+    return table.assign(fault=faults)
+
+
+def batches_of(
+    models: Sequence[Model],
+    listed: Listing,
+    rows: range,
+    views: int | None,
+    shares: Sequence[float] | np.ndarray | None,
+) -> Iterator[Predicted]:
+    """Predicts a range of a listing, a batch at a time, in order.
+
+    Raises:
+      UserError: none of the images of a whole batch can be opened.
+    """
+    count = models[0].views if views is None else views
+    if count < 1:
+        raise UserError(f"views: expected 1 or more, found {count}")
+    weights = ensemble.uniform_weights(len(models)) if shares is None else np.asarray(shares)
+    reading = models[0].reading
+    # Models that cut out and rescale images alike share them.
+    framings = list(dict.fromkeys(model.framing for model in models))
+    read = [
+        batches.ordered_batches(
+            Source(listed.framed(framing), np.arange(rows.start, rows.stop)),
+            reading.batch_size,
+            threads=reading.threads,
+            processes=reading.processes,
+        )
+        for framing in framings
+    ]
+
+    def step(canvases: Sequence[dict[str, np.ndarray]]) -> tuple[Any, ...]:
+        batch_of = dict(zip(framings, canvases, strict=True))
+        results = []
+        for model in models:
+            image = jax.device_put(batch_of[model.framing]["image"], model.placement.by_galaxy)
+            results.append(model.predict_step(count)(model.weights, {"image": image})["fractions"])
+        return canvases[0]["row"], canvases[0]["fault"], results
+
+    for row, fault, results in stream(step, zip(*read, strict=True)):
+        there = row >= 0  # the last batch is filled up
+        faults = [reason.decode() for reason in fault[there]]
+        check_no_outage(faults, listed.ids[row[0]])
+        yield ensemble.mix(results, weights)[there], faults
+
+
+def check_no_outage(faults: Sequence[str], first: str) -> None:
+    """Checks that the disk or network is still there, damaged images aside.
+
+    Raises:
+      UserError: none of a batch, which begins with the galaxy `first`, could be opened.
+    """
+    if len(faults) >= OUTAGE and all(fault.startswith(UNREACHABLE) for fault in faults):
+        raise UserError(f"none of {len(faults)} images from {first} on can be opened: {faults[0]}")
+
+
+class Parts:
+    """The part files of a prediction.
+
+    Args:
+      output: of the prediction.
+      job: what is predicted, and by what; parts of another job are refused.
+      tree: of the models.
+      number: of images.
+      size: images a part.
+
+    Raises:
+      UserError: parts of another job.
+    """
+
+    def __init__(
+        self, output: Path, job: Mapping[str, Any], tree: Tree, number: int, size: int = RANGE
+    ):
+        self.folder = output.with_name(f"{output.name}.parts")
+        self.tree = tree
+        self.ranges = [range(n, min(n + size, number)) for n in range(0, number, size)]
+        self.folder.mkdir(exist_ok=True)
+        file, job = self.folder / "job.json", {**job, "images_a_part": size}
+        try:
+            before = json.loads(file.read_text())
+        except FileNotFoundError:
+            files.write_json(file, job)
+            before = job
+        except ValueError as error:
+            raise UserError(f"{file}: damaged ({one_line(error)}); delete the folder") from None
+        if before != job:
+            raise UserError(
+                f"{self.folder} was left by a prediction of other images or by other networks; "
+                "delete it, or name another output"
+            )
+
+    def file(self, rows: range) -> Path:
+        """The part file of a range."""
+        return self.folder / f"{rows.start:09}.parquet"
+
+    def missing(self) -> list[range]:
+        """The ranges that are not done yet; a part that is damaged is not."""
+        return [rows for rows in self.ranges if self._rows_in(rows) != len(rows)]
+
+    def _rows_in(self, rows: range) -> int:
+        try:
+            return pyarrow.parquet.read_metadata(self.file(rows)).num_rows
+        except (OSError, pyarrow.ArrowInvalid):
+            return 0
+
+    def write(self, rows: range, ids: Sequence[str], some: Sequence[Predicted]) -> None:
+        """Writes the part file of a range."""
+        with files.replacing(self.file(rows)) as unfinished:
+            table_of(self.tree, ids, some).to_parquet(unfinished, index=False)
+
+    def tables(self) -> Iterator[pd.DataFrame]:
+        """The part files in order."""
+        for rows in self.ranges:
+            yield pd.read_parquet(self.file(rows))
+
+
+def check_output(output: Path) -> None:
+    """Checks that predictions can be written there, before any long work.
+
+    Raises:
+      UserError: a suffix that says neither CSV nor Parquet, no such folder, or a file already.
+    """
+    if output.suffix not in (".csv", ".parquet"):
+        raise UserError(f"--output {output}: expected a name that ends with .csv or .parquet")
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    if output.exists():
+        raise UserError(f"--output {output} is already there; delete it, or name another")
+
+
+def predict_to_file(
+    models: Sequence[Model],
+    images: str,
+    output: Path,
+    *,
+    views: int,
+    shares: np.ndarray,
+    readable: bool,
+    report: Report,
+    size: int = RANGE,
+) -> None:
+    """Predicts images into a file, or resumes where that was interrupted.
+
+    Args:
+      models: one, or several of one tree.
+      images: see `listing.list_images`.
+      output: CSV or Parquet, by its suffix; with the tree's columns.
+      views: test-time views averaged.
+      shares: of each model in the mixture.
+      readable: adds the columns of `describe.readable`.
+      report: says how it goes.
+      size: images a part file.
+
+    Raises:
+      UserError: nothing to predict, or nowhere to write.
+    """
+    check_output(output)
+    check_same_tree(models)
+    listed = listing.list_images(images)
+    number = len(listed.ids)
+    report.say(f"{number} images, {views} view{'s' * (views != 1)} each")
+    job = {
+        "images": listed.digest,
+        "networks": [model.identity for model in models],
+        "weights": [round(float(share), 4) for share in shares],
+        "views": views,
+    }
+    parts = Parts(output, job, models[0].tree, number, size)
+    with files.locked(parts.folder / "lock"):
+        missing = parts.missing()
+        new = sum(map(len, missing))
+        if new < number:
+            report.say(f"resuming after {number - new} images that are done")
+        done, began = number - new, time.perf_counter()
+        with report.task("predicting images") as progress:
+            for rows in missing:
+                some = []
+                for batch in batches_of(models, listed, rows, views, shares):
+                    some.append(batch)
+                    done += len(batch[1])
+                    progress(done, number)
+                parts.write(rows, listed.ids[rows.start : rows.stop], some)
+        seconds = time.perf_counter() - began
+        if new:
+            report.say(f"{new} images in {seconds:.0f} s: {new / seconds:.1f} images/s")
+        unreadable = join(parts, output, readable)
+    shutil.rmtree(parts.folder)
+    report.say(f"{output}: {number - unreadable} galaxies")
+    if unreadable:
+        report.say(f"unreadable images: {unreadable}; see {output}.unreadable.csv")
+
+
+def join(parts: Parts, output: Path, readable: bool) -> int:
+    """Joins all parts into the output, and lists the images that could not be read.
+
+    Returns:
+      How many images could not be read.
+    """
+    columns, faults, parquet = list(parts.tree.columns), [], None
+    with files.replacing(output) as unfinished:
+        for number, part in enumerate(parts.tables()):
+            broken = part["fault"] != ""
+            faults.append(part.loc[broken, ["GalaxyID", "fault"]])
+            table = part[~broken].drop(columns="fault").reset_index(drop=True)
+            if readable:
+                words = describe.readable(table[columns].to_numpy(np.float32), parts.tree)
+                table = pd.concat([table, words], axis=1)
+            if output.suffix == ".csv":
+                mode: Literal["a", "w"] = "a" if number else "w"
+                table.to_csv(
+                    unfinished, mode=mode, header=not number, index=False, float_format=FORMAT
+                )
+                continue
+            # Columns of words are the others; an empty part would not say so.
+            schema = pyarrow.schema(
+                (name, pyarrow.float32() if name in columns else pyarrow.string())
+                for name in table.columns
+            )
+            parquet = parquet or pyarrow.parquet.ParquetWriter(unfinished, schema)
+            parquet.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
+        if parquet is not None:
+            parquet.close()
+    unreadable = pd.concat(faults)
+    listed = output.with_name(f"{output.name}.unreadable.csv")
+    listed.unlink(missing_ok=True)  # of an earlier prediction
+    if len(unreadable):
+        files.write_text(listed, unreadable.to_csv(index=False))
+    return len(unreadable)

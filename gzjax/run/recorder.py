@@ -1,0 +1,111 @@
+"""What is recorded of a run, in files to be read later.
+
+train.csv, validation.csv   one row a record
+tensorboard/                the same as event files
+evaluate_SPLIT.json         an evaluation, with everything that `metrics.summary` knows
+reliability_SPLIT.csv       its calibration curves, to be plotted
+left_out.csv                galaxies that were skipped, and why
+"""
+
+import contextlib
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tensorboardX import SummaryWriter
+
+from gzjax import files
+
+LEFT_OUT = "left_out.csv"
+
+
+class Recorder:
+    """Records a training as it proceeds.
+
+    Args:
+      workdir: of the run.
+      start: steps done before; rows past them, of a run that was killed, are dropped.
+    """
+
+    def __init__(self, workdir: Path, start: int):
+        self.workdir = workdir
+        for name in ("train", "validation"):
+            drop_rows_after(workdir / f"{name}.csv", start)
+        self.events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.events.close()
+
+    def scalars(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds a row to a table, `train` or `validation`."""
+        path = self.workdir / f"{name}.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            rows = csv.DictWriter(file, ["step", *(key for key in values if key != "step")])
+            if new:
+                rows.writeheader()
+            rows.writerow({**values, "step": step})
+        for key, value in values.items():
+            if key != "step":
+                self.events.add_scalar(f"{name}/{key}", value, step)
+        self.events.flush()
+
+    def validation(self, result: Mapping[str, Any]) -> None:
+        """Adds an evaluation on validation."""
+        scores = {name: value for name, value in result.items() if isinstance(value, float)}
+        questions = {f"rmse_{name}": value for name, value in result["rmse_per_question"].items()}
+        self.scalars("validation", result["step"], scores | questions)
+
+
+def evaluation(workdir: Path, result: Mapping[str, Any]) -> None:
+    """Writes an evaluation, and its calibration curves."""
+    name = result_name(result)
+    files.write_json(workdir / f"{name}.json", result)
+    curves = [
+        {"question": question, **row}
+        for question, calibration in result["calibration"].items()
+        for row in calibration["curve"]
+    ]
+    table = pd.DataFrame(curves).to_csv(index=False, lineterminator="\n")
+    files.write_text(workdir / f"{name.replace('evaluate', 'reliability')}.csv", table)
+
+
+def result_name(result: Mapping[str, Any]) -> str:
+    """Name of the files of an evaluation: `evaluate_test`, `evaluate_test_16_views`."""
+    name = f"evaluate_{result['split']}"
+    if result["views"] > 1:
+        name += f"_{result['views']}_views"
+    if result.get("networks", 1) > 1:
+        name += f"_{result['networks']}_networks"
+    return name
+
+
+def left_out(workdir: Path, rows: pd.DataFrame) -> None:
+    """Lists galaxies that were skipped, GalaxyID, file and reason; each once, however often."""
+    path = workdir / LEFT_OUT
+    with contextlib.suppress(OSError, ValueError):  # none yet, or a damaged one
+        rows = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False), rows.astype(str)])
+    files.write_text(path, rows.drop_duplicates(["GalaxyID", "file"]).to_csv(index=False))
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Drops the rows of a table past a step, and a half-written last one."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    kept = [
+        row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step
+    ]
+    if not kept:
+        path.unlink()
+        return
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *kept])
+    files.write_text(path, text.getvalue())

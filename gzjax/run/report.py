@@ -1,0 +1,189 @@
+"""What people see of a run on their screen: lines, tables, progress bars.
+
+In the table of an evaluation, ECE is the expected calibration error; `accuracy` says how often
+the most likely answer is the crowd's, of the galaxies that the question was asked of; `clear`
+counts those of them where more than four fifths of the crowd gave one answer, and `on clear` is
+the accuracy on these.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+
+
+class Report:
+    """Says how a run goes.
+
+    Args:
+      loud: whether anything is said; only the first of several processes speaks.
+    """
+
+    def __init__(self, *, loud: bool = True):
+        self.console = Console(quiet=not loud, highlight=False, soft_wrap=True)
+        self.watched = loud and self.console.is_terminal
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def task(self, description: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for something that takes a while; where no one watches, a line when it begins.
+
+        Yields a function (done, of) -> None, to be called as the work proceeds.
+        """
+        with Progress(
+            *Progress.get_default_columns(),
+            console=self.console,
+            disable=not self.watched,
+            transient=True,
+        ) as bar:
+            task = bar.add_task(description, total=None)
+            said = False
+
+            def advance(done: int, of: int) -> None:
+                nonlocal said
+                if not said and not self.watched:
+                    self.say(f"{description}: {of}")
+                said = True
+                bar.update(task, completed=done, total=of)
+
+            yield advance
+
+    @contextlib.contextmanager
+    def training(
+        self, start: int, steps: int, steps_per_epoch: int
+    ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+        """A bar for a training, where someone watches.
+
+        Args:
+          start: steps done before.
+          steps: in all.
+          steps_per_epoch: in one pass.
+
+        Yields:
+          A function (steps done, what was measured) -> None.
+        """
+
+        def epoch(step: int) -> str:
+            return f"{step / steps_per_epoch:.4g}/{steps / steps_per_epoch:.4g}"
+
+        with Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s, left"),
+            TimeRemainingColumn(),
+            # In a narrow terminal the losses get what is left; nothing else is cut.
+            TextColumn("{task.fields[losses]}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
+            console=self.console,
+            disable=not self.watched,
+            transient=True,
+        ) as bar:
+            task = bar.add_task(
+                "", total=steps, completed=start, epoch=epoch(start), rate=0.0, losses=""
+            )
+
+            def advance(step: int, measured: Mapping[str, float]) -> None:
+                shown = " ".join(
+                    f"{name} {measured[name]:.3g}"
+                    for name in ("loss", "mse", "focal", "kl")
+                    if name in measured
+                )
+                bar.update(
+                    task,
+                    completed=step,
+                    epoch=epoch(step),
+                    rate=measured["images_per_second"],
+                    losses=shown,
+                )
+
+            yield advance
+
+    def evaluation(self, result: Mapping[str, Any]) -> None:
+        """The table of an evaluation, and what each of several networks scores alone."""
+        self.console.print(summary_table(result))
+        for alone in result.get("alone", ()):
+            low, high = alone["together_interval"]
+            self.say(
+                f"{alone['workdir']} alone: RMSE {alone['rmse']:.4f}; together "
+                f"{alone['together']:+.4f} [{low:+.4f}, {high:+.4f}]"
+            )
+
+
+SILENT = Report(loud=False)
+
+
+def summary_line(result: Mapping[str, Any]) -> str:
+    """An evaluation in one line, with all that a score needs beside it."""
+    return (
+        f"{result['split']} RMSE {result['rmse']:.4f} {_interval(result)}{_raw(result)} "
+        f"(baseline {result['baseline_rmse']:.4f}), "
+        f"question 1 right {result['q1_accuracy']:.1%} "
+        f"(baseline {result['q1_baseline_accuracy']:.1%}), {result['galaxies']} galaxies, "
+        f"{_views(result)}, {result['data']}"
+    )
+
+
+def summary_table(result: Mapping[str, Any]) -> Group:
+    """An evaluation as a table, a row for each question, with what the scores need around it."""
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(Column("question", no_wrap=True), box=box.SIMPLE_HEAD, padding=0)
+    for heading in ("RMSE", "baseline", "ratio", "ECE", "accuracy", "clear", "on clear"):
+        table.add_column(heading, justify="right")
+
+    def scores(score: float, baseline: float) -> tuple[str, ...]:
+        ratio = f"{score / baseline:.0%}" if baseline > 0 else "-"
+        return f"{score:.4f}", f"{baseline:.4f}", ratio
+
+    for number, (name, rmse) in enumerate(result["rmse_per_question"].items(), 1):
+        answered = result["accuracies"][name]
+        table.add_row(
+            f"{number:2} {name}",
+            *scores(rmse, result["baseline_rmse_per_question"][name]),
+            f"{result['calibration'][name]['error']:.3f}",
+            _share(answered["accuracy"]),
+            f"{answered['agreed_galaxies']}",
+            _share(answered["agreed_accuracy"]),
+        )
+    table.add_section()
+    table.add_row("all", *scores(result["rmse"], result["baseline_rmse"]), style="bold")
+    return Group(
+        f"{result['split']}, step {result['step']}: {result['galaxies']} galaxies, "
+        f"{_views(result)}, {result['data']}; baseline: the mean row of the training galaxies",
+        table,
+        f"RMSE {result['rmse']:.4f} {_interval(result)}{_raw(result)}; question 1 answered as the "
+        f"crowd did: {result['q1_accuracy']:.1%} (baseline {result['q1_baseline_accuracy']:.1%})",
+    )
+
+
+def _share(value: float | None) -> str:
+    """A part of some galaxies, or a dash where there were none."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _interval(result: Mapping[str, Any]) -> str:
+    low, high = result["rmse_interval"]
+    return f"[{low:.4f}, {high:.4f}]"
+
+
+def _views(result: Mapping[str, Any]) -> str:
+    views = f"{result['views']} view{'s' * (result['views'] != 1)}"
+    return views if result["networks"] == 1 else f"{views}, {result['networks']} networks"
+
+
+def _raw(result: Mapping[str, Any]) -> str:
+    """Beside the score of averaged weights, that of the weights as they are."""
+    return f", raw weights {result['raw_rmse']:.4f}" if "raw_rmse" in result else ""

@@ -1,0 +1,256 @@
+"""Training and packing, each as the order in which it is done."""
+
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+import pandas as pd
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from gzjax import files
+from gzjax.data import batches, catalogue, devices, packing, packs
+from gzjax.errors import UserError
+from gzjax.run import build, loop, recorder
+from gzjax.run import config as configs
+from gzjax.run.build import Run
+from gzjax.run.checkpoint import Checkpoints
+from gzjax.run.evaluate import evaluate
+from gzjax.run.model import Model
+from gzjax.run.recipes import recipe
+from gzjax.run.recorder import Recorder
+from gzjax.run.report import SILENT, Report, summary_line
+from gzjax.steps import TrainState
+
+
+def train(
+    config: ConfigDict | str,
+    workdir: str | Path,
+    *,
+    cache: Path | None = None,
+    check_images: bool = False,
+    report: Report = SILENT,
+) -> Model | None:
+    """Trains, from the newest checkpoint in the workdir if there is one, then tests.
+
+    Args:
+      config: of the run, or the name of a recipe.
+      workdir: folder of the run: checkpoints, scores and tables.
+      cache: folder for rendered skies; None: the user's cache folder.
+      check_images: decode every image first.
+      report: says how it goes.
+
+    Returns:
+      The model of the step that was best on validation; None if training was asked to stop, by
+      SIGTERM or Ctrl-C. The same call resumes.
+
+    Raises:
+      UserError: a fault in the options or the data, or a workdir of another run.
+    """
+    config = recipe(config) if isinstance(config, str) else config
+    workdir = Path(workdir)
+    report.say(f"gzjax: {devices.describe_devices()}; workdir {workdir}")
+    folder = workdir / "checkpoints"
+    saved = Checkpoints.peek(folder)
+    # No process makes the folder before all have looked whether it is there.
+    multihost_utils.sync_global_devices("gzjax: looked for checkpoints")
+    run = build.build_run(
+        config, workdir, saved, cache=cache, check_images=check_images, report=report
+    )
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        if first:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.locked(workdir / "lock"))
+        sizes = ", ".join(f"{len(rows)} {name}" for name, rows in run.data.splits.items())
+        report.say(f"{len(run.data.ids)} galaxies ({run.data.label}): {sizes}")
+        if run.on_device:
+            with report.task("reading all images, for the devices to hold") as progress:
+                data = devices.hold_on_devices(run.data, run.model.placement, progress)
+            run = run._replace(data=data)
+        if first:
+            describe_skipped(run.data.left_out, workdir, report)
+        checkpoints = stack.enter_context(Checkpoints(folder, run.training.keep))
+        newest = checkpoints.newest()
+        devices.check_same_in_all_processes("newest checkpoint", str(newest))
+        journey = Journey(run, workdir, checkpoints, newest or 0, report)
+        if first:
+            journey.recorder = stack.enter_context(Recorder(workdir, newest or 0))
+        return journey.train(newest)
+
+
+@dataclasses.dataclass
+class Journey:
+    """A training on its way; the loop calls `record`, `evaluate` and `save`."""
+
+    run: Run
+    workdir: Path
+    checkpoints: Checkpoints
+    start: int
+    report: Report
+    recorder: Recorder | None = None  # of the first process alone
+
+    def train(self, newest: int | None) -> Model | None:
+        """From the newest checkpoint, or from the beginning, to the last scores."""
+        model, training, data, *_ = self.run
+        steps = training.steps
+        self.batches: grain.DatasetIterator = iter(
+            batches.training_batches(
+                data.source("train"),
+                training.batch_size,
+                training.seed,
+                threads=model.reading.threads,
+                processes=model.reading.processes,
+                shard=jax.process_index(),
+                shards=jax.process_count(),
+            )
+        )
+        if newest is None:
+            state = training.initial_state(model, self.run.begin)
+        else:
+            like = training.abstract_state(model)
+            state = self.checkpoints.restore(newest, like, self.batches)
+            self.report.say(f"resuming from step {newest} of {steps}")
+        size = sum(array.size for array in jax.tree.leaves(state.weights.params))
+        self.report.say(f"{size:,} parameters; {steps} steps in all")
+
+        careful = loop.Careful(
+            self.batches,
+            catalogue.MOST_LEFT_OUT * len(data.splits["train"]),
+            training.steps_per_epoch,
+            taken=newest or 0,
+            lost=self.lost,
+        )
+        self.last_step, self.images, self.seconds = self.start, 0, 0.0
+        with (
+            self.report.training(self.start, steps, training.steps_per_epoch) as self.show,
+            loop.StopRequest() as stop,
+        ):
+            self.last_time = time.perf_counter()
+            state = loop.train(
+                state,
+                (batch for _, batch in devices.on_devices(careful, model.placement, data.canvases)),
+                training.step(model),
+                training,
+                stop,
+                watch=self,
+            )
+            # Within the request: a second signal must not end the saving.
+            self.checkpoints.wait()
+        done = int(state.step)
+        if done < steps:
+            self.report.say(
+                f"stopped as asked after step {done} of {steps}, everything is saved; the same "
+                "command resumes from there"
+            )
+            return None
+        best = self.checkpoints.best() or done
+        if best != done:
+            state = self.checkpoints.restore(best, state)
+        self.report.say(f"trained {done} steps; the best on validation is step {best}")
+        model = self.model_of(best, state)
+        for split in ("validation", "test"):
+            for views in sorted({1, model.views}):
+                result = evaluate(model, data, split, views=views)
+                # Shown before it is written: a full disk costs nobody the scores.
+                self.report.evaluation(result)
+                if self.recorder is not None:
+                    recorder.evaluation(self.workdir, result)
+        return model
+
+    def model_of(self, step: int, state: TrainState) -> Model:
+        """The model as it is after a step."""
+        return self.run.model._replace(
+            weights=state.average,
+            raw=state.weights if self.run.training.average_decay else None,
+            step=step,
+            name=str(self.workdir),
+            about=self.run.about,
+        )
+
+    def record(self, step: int, results: loop.Results) -> None:
+        """Records the steps since the last call: their mean, and the learning rate."""
+        training, now = self.run.training, time.perf_counter()
+        images = training.batch_size * (step - self.last_step)
+        seconds = now - self.last_time
+        self.images, self.seconds = self.images + images, self.seconds + seconds
+        update = (step - 1) // training.accumulate
+        self.latest = {
+            "epoch": step / training.steps_per_epoch,
+            **{name: float(np.mean([r[name] for r in results])) for name in results[0]},
+            "learning_rate": float(training.learning_rate(update)),
+            "images_per_second": images / max(seconds, 1e-9),
+        }
+        self.last_step, self.last_time = step, now
+        if self.recorder is not None:
+            self.recorder.scalars("train", step, self.latest)
+        self.show(step, self.latest)
+
+    def evaluate(self, step: int, state: TrainState) -> float:
+        """Scores the validation galaxies, with one view."""
+        training = self.run.training
+        result = evaluate(self.model_of(step, state), self.run.data, "validation", views=1)
+        epoch, epochs = (n / training.steps_per_epoch for n in (step, training.steps))
+        if self.report.watched:
+            self.report.evaluation(result)
+        else:
+            self.report.say(
+                f"epoch {epoch:.4g}/{epochs:.4g}, step {step} of {training.steps}: loss "
+                f"{self.latest['loss']:.4f}, {self.images / max(self.seconds, 1e-9):.0f} "
+                f"images/s; {summary_line(result)}"
+            )
+        self.images, self.seconds = 0, 0.0
+        if self.recorder is not None:
+            recorder.evaluation(self.workdir, result)
+            self.recorder.validation(result)
+        self.last_time = time.perf_counter()
+        return result["rmse"]
+
+    def save(self, step: int, state: TrainState, rmse: float | None) -> None:
+        """Saves everything that resuming needs."""
+        self.checkpoints.save(step, state, self.batches, self.run.about, rmse)
+        self.last_time = time.perf_counter()
+
+    def lost(self, rows: np.ndarray, reasons: list[str]) -> None:
+        """Lists galaxies that turned out unreadable."""
+        self.report.say(f"skipped {len(rows)} unreadable galaxies, the last because {reasons[-1]}")
+        if self.recorder is not None:
+            unreadable = dict(zip(rows.tolist(), reasons, strict=True))
+            recorder.left_out(self.workdir, self.run.data.left_out_with(unreadable))
+
+
+def pack(
+    config: ConfigDict, folder: Path, *, cache: Path | None, check_images: bool, report: Report
+) -> None:
+    """Packs the galaxies of a config into a folder, or resumes where that was interrupted.
+
+    Raises:
+      UserError: a fault in the options or the data, or a folder of something else.
+    """
+    if jax.process_count() > 1:
+        raise UserError("--mode pack: expected one process; it uses all cores of its machine")
+    settings = configs.typed(config).data
+    if settings.kind == "pack":
+        raise UserError("--config.data.kind: expected sky or folder to be packed, found pack")
+    data = build.build_data(settings, build.load_tree(settings), cache, check_images, report)
+    with report.task(f"packing galaxies into {folder}") as progress:
+        packing.write(folder, data, progress=progress)
+    packed = packs.read(folder, tree=data.tree, framing=data.framing)
+    report.say(f"{len(packed.ids)} galaxies ({packed.label}) in {folder}")
+    describe_skipped(packed.left_out, folder, report)
+    report.say(f"--config.data.kind=pack --config.data.root={folder} reads the pack")
+
+
+def describe_skipped(rows: pd.DataFrame, folder: Path, report: Report) -> None:
+    """Says how many galaxies were skipped, and lists them in a file."""
+    if len(rows):
+        recorder.left_out(folder, rows)
+        counts = rows["reason"].str.partition(":")[0].value_counts()
+        report.say(
+            f"skipped: {', '.join(f'{n} {reason}' for reason, n in counts.items())}; see "
+            f"{folder / recorder.LEFT_OUT}"
+        )

@@ -1,0 +1,196 @@
+"""Many galaxies of the synthetic sky: drawn in chunks, kept on disk.
+
+A galaxy follows from (seed, index) alone: `population` draws the truth about it, `camera` takes its
+picture, and `crowd` lets volunteers vote on it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32, UInt8
+
+from gzjax.errors import UserError
+from gzjax.files import replacing
+from gzjax.settings import Settings, number
+from gzjax.sky.camera import render
+from gzjax.sky.crowd import vote
+from gzjax.sky.population import Latents, sample
+from gzjax.tree import Tree
+
+# Part of a cached file's name: count up whenever the same seed would give another sky.
+VERSION = 1
+# Galaxies drawn by one call. Every call has this many, so one compilation serves any number.
+CHUNK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Sky(Settings):
+    """All that the content of a sky depends on.
+
+    Attributes:
+      tree: which the crowd walks.
+      galaxies: how many; their indices are 0 ... galaxies - 1.
+      seed: another seed is another sky.
+      size: side of the pictures in pixels.
+      field: side of the central square that they show, as a fraction of the whole; see `render`.
+    """
+
+    tree: Tree
+    galaxies: int = number(1, least=1)
+    seed: int = number(0, least=0, most=2**32 - 1)
+    size: int = number(64, least=1)
+    field: float = number(1.0, above=0.0, most=1.0)
+
+    @property
+    def name(self) -> str:
+        """Of its files: differs wherever the content does."""
+        questions = [(each.name, each.answers, each.gates) for each in self.tree.questions]
+        digest = hashlib.sha256(repr(questions).encode()).hexdigest()[:12]
+        return (
+            f"sky-v{VERSION}-seed{self.seed}-{self.galaxies}x{self.size}px"
+            f"-field{float(self.field)!r}-tree{digest}"
+        )
+
+
+class Pictures:
+    """uint8[galaxies, size, size, 3] in a .npy file: memory-mapped, read-only, indexed as an array.
+
+    Another process gets the path instead of the pixels, and maps the file itself.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file.absolute()
+        self._pixels = np.load(self.file, mmap_mode="r")
+        self.shape = self._pixels.shape
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._pixels[index]
+
+    def __reduce__(self) -> tuple[type["Pictures"], tuple[Path]]:
+        return Pictures, (self.file,)
+
+
+def galaxy_key(seed: ArrayLike, index: ArrayLike) -> jax.Array:
+    """The PRNG key of one galaxy of a sky."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), index)
+
+
+def draw(
+    seed: ArrayLike, index: ArrayLike, tree: Tree, size: int, field: ArrayLike = 1.0
+) -> tuple[Latents, UInt8[Array, "{size} {size} 3"], Float[Array, " answers"]]:
+    """One galaxy of a sky: its truth, its picture, its votes."""
+    truth, crowd = jax.random.split(galaxy_key(seed, index))
+    latents = sample(truth)
+    return latents, render(latents, size, field), vote(crowd, latents, tree)
+
+
+@functools.partial(jax.jit, static_argnames=("tree", "size"))
+def _draw_chunk(seed, indices, tree, size, field):
+    # One after another, not vmapped: a galaxy's arrays stay in the processor's cache, and how it is
+    # rounded cannot depend on its neighbours in the chunk.
+    return jax.lax.map(lambda index: draw(seed, index, tree, size, field)[1:], indices)
+
+
+def draw_sky(
+    sky: Sky,
+) -> Iterator[tuple[UInt8[np.ndarray, "n size size 3"], Float32[np.ndarray, "n answers"]]]:
+    """Draws a sky in order, a chunk at a time: images and vote fractions.
+
+    Always on the CPU, so that a sky does not depend on the accelerator beside it.
+    """
+    for first in range(0, sky.galaxies, CHUNK):
+        with jax.default_device(_cpu()):
+            indices = jnp.arange(first, first + CHUNK, dtype=jnp.uint32)
+            seed = jnp.uint32(sky.seed)
+            images, fractions = _draw_chunk(seed, indices, sky.tree, sky.size, sky.field)
+        wanted = min(CHUNK, sky.galaxies - first)
+        yield np.asarray(images)[:wanted], np.asarray(fractions)[:wanted]
+
+
+def load_sky(
+    galaxies: int,
+    *,
+    tree: Tree,
+    seed: int,
+    size: int,
+    field: float = 1.0,
+    cache: Path | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Pictures | UInt8[np.ndarray, "n size size 3"], Float32[np.ndarray, "n answers"]]:
+    """The first galaxies of a sky, from the cache; drawn and cached if they are not there yet.
+
+    Args:
+      galaxies: see `Sky`.
+      tree: see `Sky`.
+      seed: see `Sky`.
+      size: see `Sky`.
+      field: see `Sky`.
+      cache: folder of the files, made if need be; None where there is none, such as for a user
+        without a home: the sky is drawn each time.
+      progress: called with (galaxies drawn, galaxies) while drawing.
+
+    Returns:
+      Images and vote fractions.
+
+    Raises:
+      UserError: no such sky, the crowd cannot answer the tree's questions, or the cache cannot be
+        written.
+    """
+    sky = Sky(tree, galaxies, seed, size, field)
+    shapes = (galaxies, size, size, 3), (galaxies, tree.size)
+    if cache is not None:
+        images_file, fractions_file = (
+            cache / f"{sky.name}.{kind}.npy" for kind in ("images", "fractions")
+        )
+        if _holds(images_file, shapes[0], np.uint8) and _holds(
+            fractions_file, shapes[1], np.float32
+        ):
+            return Pictures(images_file), np.load(fractions_file)
+
+    images, fractions = np.empty(shapes[0], np.uint8), np.empty(shapes[1], np.float32)
+    done = 0
+    for some_images, some_fractions in draw_sky(sky):
+        drawn = slice(done, done + len(some_images))
+        images[drawn], fractions[drawn] = some_images, some_fractions
+        done = drawn.stop
+        if progress is not None:
+            progress(done, galaxies)
+    if cache is None:
+        return images, fractions
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        for file, array in ((fractions_file, fractions), (images_file, images)):
+            with replacing(file) as unfinished, unfinished.open("wb") as stream:
+                np.save(stream, array)
+    except OSError as error:
+        raise UserError(
+            f"{cache}: expected a folder to keep the synthetic sky in, found: {error}"
+        ) from error
+    return Pictures(images_file), fractions
+
+
+def _cpu() -> jax.Device:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS does not name it
+        return jax.local_devices()[0]
+
+
+def _holds(file: Path, shape: tuple[int, ...], dtype: type) -> bool:
+    """Whether a file is there and holds such an array: neither truncated nor something else."""
+    try:
+        array = np.load(file, mmap_mode="r")
+        return array.shape == shape and array.dtype == dtype
+    except Exception:  # NumPy raises all sorts of errors; whatever is wrong, it is drawn again
+        return False

@@ -1,0 +1,189 @@
+"""The two programs that run on the devices: one step of training, and one of prediction.
+
+Both are pure functions of arrays, to be jitted; `gzjax.run.model` says how they are spread over
+devices.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from gzjax import augment, losses
+from gzjax import tree as trees
+from gzjax.augment import Augmentation, TestViews
+from gzjax.losses import Objective
+from gzjax.models import Network, Weights
+from gzjax.tree import Tree
+
+Batch = Mapping[str, jax.Array]
+
+
+class TrainState(struct.PyTreeNode):
+    """All that changes in training: a flat pytree, saved and restored as it is.
+
+    `average` is the moving average of `weights`; without averaging, the same.
+    """
+
+    step: Int[Array, ""]
+    weights: Weights
+    average: Weights
+    opt_state: Any
+    means: Any
+    key: PRNGKeyArray
+
+
+def init_state(
+    weights: Weights,
+    optimiser: optax.GradientTransformation,
+    objective: Objective,
+    key: PRNGKeyArray,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      weights: to start from.
+      optimiser: the optax chain.
+      objective: what is minimised.
+      key: PRNG key of everything random in training.
+    """
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        weights=weights,
+        # A copy, since the step takes the memory of both.
+        average=jax.tree.map(jnp.copy, weights),
+        opt_state=optimiser.init(weights.params),
+        means=losses.init_means(objective.terms),
+        key=key,
+    )
+
+
+def follow(average: Weights, weights: Weights, step: Int[Array, ""], decay: float) -> Weights:
+    """The exponential moving average of weights and statistics, one step on.
+
+    Early on it forgets faster, by the rule (1 + step) / (10 + step) of TensorFlow's
+    ExponentialMovingAverage, so that the weights of the start do not hold it back.
+
+    Args:
+      average: before this step.
+      weights: after it.
+      step: steps done before it.
+      decay: what the average keeps of itself at each step; 0: it is the weights.
+    """
+    if decay == 0:
+        return weights
+    keeps = jnp.minimum(decay, (1 + step) / (10 + step))
+    return optax.incremental_update(weights, average, 1 - keeps)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    network: Network,
+    tree: Tree,
+    image_size: int,
+    augmentation: Augmentation,
+    objective: Objective,
+    optimiser: optax.GradientTransformationExtraArgs,
+    average_decay: float,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One batch, from canvases to new parameters; to be jitted with `state` donated.
+
+    Args:
+      state: before the batch.
+      batch: `image` uint8[batch, canvas, canvas, 3], `fractions` float32[batch, answers], `mask`
+        float32[batch].
+      network: the network.
+      tree: the decision tree.
+      image_size: pixels a side of what the network sees.
+      augmentation: how random views are drawn.
+      objective: what is minimised.
+      optimiser: the optax chain.
+      average_decay: see `follow`.
+
+    Returns:
+      The state after the batch, and float32 scalars to record.
+    """
+    view_key, network_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    images = augment.random_views(view_key, batch["image"], augmentation, image_size)
+
+    def loss_of(params):
+        outputs, batch_stats = network.apply(
+            params, state.weights.batch_stats, images, train=True, key=network_key
+        )
+        loss, (means, record) = losses.objective(
+            objective, tree, outputs, batch["fractions"], batch["mask"], state.means
+        )
+        return loss, (batch_stats, means, record)
+
+    (loss, (batch_stats, means, record)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        state.weights.params
+    )
+    updates, opt_state = optimiser.update(gradients, state.opt_state, state.weights.params)
+    weights = Weights(optax.apply_updates(state.weights.params, updates), batch_stats)
+    return (
+        state.replace(
+            step=state.step + 1,
+            weights=weights,
+            average=follow(state.average, weights, state.step, average_decay),
+            opt_state=opt_state,
+            means=means,
+        ),
+        {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **record},
+    )
+
+
+def predict_step(
+    weights: Weights,
+    batch: Batch,
+    *,
+    network: Network,
+    tree: Tree,
+    activation: str,
+    image_size: int,
+    test_views: TestViews,
+    views: int,
+) -> dict[str, jax.Array]:
+    """Cumulative vote fractions of a batch, averaged over test-time views; nothing is random.
+
+    The average of fractions that obey the tree obeys it, too.
+
+    Args:
+      weights: of the network.
+      batch: `image` uint8[batch, canvas, canvas, 3], and whatever passes through as it is.
+      network: the network.
+      tree: the decision tree.
+      activation: from outputs to fractions; see `tree.fractions`.
+      image_size: pixels a side of what the network sees.
+      test_views: how much of the canvas they show, and how far sizes differ.
+      views: how many are averaged; see `augment.grid_maps`. 1: upright.
+
+    Returns:
+      The batch with `fractions` float32[batch, answers] in place of the image.
+    """
+    canvases = batch["image"]
+
+    def fractions_of(images: jax.Array) -> jax.Array:
+        outputs, _ = network.apply(*weights, images, train=False)
+        return trees.fractions(outputs, tree, activation)
+
+    if views == 1:
+        fractions = fractions_of(augment.upright_view(canvases, test_views.field, image_size))
+    else:
+        maps = augment.grid_maps(views, test_views.field, test_views.zoom)
+        widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
+
+        def through(view_map: jax.Array) -> jax.Array:
+            one_map = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
+            return fractions_of(augment.mapped(canvases, one_map, image_size, widest))
+
+        each = jax.lax.map(through, jnp.asarray(maps), batch_size=test_views.at_once)
+        fractions = each.mean(axis=0)
+    others = {name: array for name, array in batch.items() if name != "image"}
+    return {**others, "fractions": fractions}

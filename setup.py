@@ -1,0 +1,16 @@
+"""What pyproject.toml cannot say: the folder configs/ is installed as gzjax/configs, and the extra
+`test` is the list that launch/test installs.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["gzjax*"]), "gzjax.configs"],
+    package_dir={"gzjax.configs": "configs"},
+    extras_require={
+        **{kind: [f"jax[{kind}]"] for kind in ("cuda12", "cuda13", "tpu")},
+        "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
+    },
+)

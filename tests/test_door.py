@@ -1,0 +1,282 @@
+"""The Python door: what a notebook gets is what the commands write."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from PIL import Image
+
+import gzjax
+from gzjax.data import images
+from gzjax.errors import UserError
+from gzjax.run import build, evaluate, predict, train
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder of galaxies, and the linear network in place of all others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
+        yield tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
+
+
+@pytest.fixture(scope="module")
+def workdirs(world, tmp_path_factory):
+    """Two runs of other seeds, the second in another framing."""
+    folders = []
+    for seed, options in enumerate(({"evaluate__views": 4}, {"data__crop": 0.8})):
+        folders.append(tmp_path_factory.mktemp("run"))
+        gzjax.train(tiny.config(world, seed=seed, epochs=3, **options), folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def models(workdirs):
+    return [gzjax.load(workdir) for workdir in workdirs]
+
+
+@pytest.fixture(scope="module")
+def galaxies(workdirs):
+    return [gzjax.load_data(workdir) for workdir in workdirs]
+
+
+def test_the_door_is_explicit_and_imports_nothing_by_itself():
+    for name in gzjax.__all__:
+        assert getattr(gzjax, name) is not None
+    assert set(gzjax.__all__) <= set(dir(gzjax))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = gzjax.nothing
+    program = "import sys, gzjax; print(gzjax.__version__, 'jax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [gzjax.__version__, "False"]
+
+
+def test_nothing_is_printed(world, workdirs, capsys):
+    gzjax.train(tiny.config(world, epochs=3, evaluate__views=4), workdirs[0])
+    gzjax.load_data(workdirs[0])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_model_has_what_predicting_needs(world, models):
+    model = models[0]
+    assert model.tree == gzjax.load_tree(str(world / "toy.toml"))
+    assert model.tree.columns == tuple(tiny.COLUMNS)
+    assert (model.framing.crop, model.framing.canvas, model.image_size) == (1.0, 16, 16)
+    assert (model.test_views.field, model.test_views.zoom) == (0.9, 1.2)
+    assert (model.activation, model.views, model.reading.batch_size) == ("relu", 4, 8)
+    assert "loss" in model.about["config"]
+
+
+def test_overrides_change_what_may_change(workdirs):
+    changed = {"evaluate.batch_size": 16, "evaluate.views_at_once": 2, "data.threads": 1}
+    model = gzjax.load(workdirs[0], changed)
+    assert (model.reading.batch_size, model.test_views.at_once, model.reading.threads) == (16, 2, 1)
+    with pytest.raises(UserError, match="seed was 0, now 5"):
+        gzjax.load(workdirs[0], {"seed": 5})
+    with pytest.raises(UserError, match=r"--config: .*nothing"):
+        gzjax.load(workdirs[0], {"data.nothing": 5})
+    with pytest.raises(UserError, match=r"--config.evaluate.batch_size: expected a multiple"):
+        gzjax.load(workdirs[0], {"evaluate.batch_size": 12})
+
+
+def test_whatever_names_the_images_the_table_is_the_same(world, models):
+    folder = world / "images"
+    whole = models[0].predict(folder, views=2)
+    assert whole.index.name == "GalaxyID"
+    assert list(whole.columns) == [*tiny.COLUMNS, "fault"]
+    assert whole.index.tolist() == [str(1000 + 7 * n) for n in range(tiny.GALAXIES)]
+    assert (whole["fault"] == "").all()
+    assert whole[tiny.COLUMNS].dtypes.unique().tolist() == [np.float32]
+    files = [folder / f"{name}.png" for name in whole.index[:9]]
+    some = whole.iloc[:9]
+    pd.testing.assert_frame_equal(models[0].predict(files, views=2), some)
+    frame = pd.DataFrame({"GalaxyID": some.index, "file": files})
+    pd.testing.assert_frame_equal(models[0].predict(frame, views=2), some)
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    arrays = models[0].predict(pixels, views=2)
+    assert arrays.index.tolist() == [str(n) for n in range(9)]
+    np.testing.assert_array_equal(arrays[tiny.COLUMNS], some[tiny.COLUMNS])
+
+
+def test_views_are_those_of_the_recipe_unless_asked_for(world, models):
+    four = models[0].predict(world / "images", views=4)
+    pd.testing.assert_frame_equal(models[0].predict(world / "images"), four)
+    one = models[0].predict(world / "images", views=1)
+    assert np.abs(four[tiny.COLUMNS] - one[tiny.COLUMNS]).to_numpy().max() > 1e-4
+    with pytest.raises(UserError, match="views: expected 1 or more, found 0"):
+        models[0].predict(world / "images", views=0)
+
+
+def test_predictions_obey_the_tree(world, models):
+    table = models[0].predict(world / "images")
+    np.testing.assert_allclose(table[tiny.COLUMNS[:3]].sum(axis=1), 1, atol=1e-5)
+    gate = table["shape_round"] + table["shape_disk"]
+    np.testing.assert_allclose(table[["tail_yes", "tail_no"]].sum(axis=1), gate, atol=1e-5)
+    np.testing.assert_allclose(table[tiny.COLUMNS[5:]].sum(axis=1), table["shape_disk"], atol=1e-5)
+
+
+def test_a_bad_file_is_a_row_with_a_reason(world, models, tmp_path):
+    good = world / "images" / "1000.png"
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.new("RGB", (3, 400)).save(tmp_path / "small.png")
+    files = [good, tmp_path / "gone.png", tmp_path / "text.jpg", tmp_path / "small.png"]
+    table = models[0].predict(files)
+    assert table.index.tolist() == ["1000", "gone", "text", "small"]
+    assert table[tiny.COLUMNS].isna().all(axis=1).tolist() == [False, True, True, True]
+    assert table["fault"].str.len().gt(5).tolist() == [False, True, True, True]
+    assert "small" in table["fault"].iloc[3]
+
+
+def test_the_notebook_gives_what_the_command_gives(world, models, tmp_path):
+    output = tmp_path / "p.parquet"
+    predict.predict_to_file(
+        models[:1], str(world / "images"), output,
+        views=2, shares=np.ones(1), readable=False, report=gzjax.Report(loud=False), size=20,
+    )  # fmt: skip
+    written = pd.read_parquet(output).set_index("GalaxyID")
+    table = models[0].predict(world / "images", views=2)
+    pd.testing.assert_frame_equal(written, table.drop(columns="fault"), check_index_type=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_an_interrupted_prediction_resumes_with_what_is_missing(
+    world, models, tmp_path, monkeypatch, capsys
+):
+    def predict_all(output):
+        predict.predict_to_file(
+            models[:1], str(world / "images"), output,
+            views=1, shares=np.ones(1), readable=True, report=gzjax.Report(), size=10,
+        )  # fmt: skip
+
+    whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
+    predict_all(whole)
+    read, left = images.read_image, iter(range(25))
+
+    def failing(file, framing):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return read(file, framing)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "read_image", failing)
+        with pytest.raises(BaseException):  # noqa: B017, PT011
+            predict_all(broken)
+    assert not broken.exists()
+    done = sorted(path.name for path in (tmp_path / "broken.csv.parts").glob("*.parquet"))
+    assert 1 <= len(done) <= 2
+    again = []
+
+    def counted(file, framing):
+        again.append(file)
+        return read(file, framing)
+
+    capsys.readouterr()
+    monkeypatch.setattr(images, "read_image", counted)
+    predict_all(broken)
+    # The threads of the first attempt may have read on for a moment, in the part that is missing.
+    everything = sorted(str(path) for path in (world / "images").iterdir())
+    assert sorted({str(file) for file in again}) == everything[10 * len(done) :]
+    assert f"resuming after {10 * len(done)} images that are done" in capsys.readouterr().out
+    assert broken.read_text() == whole.read_text()
+    assert not (tmp_path / "broken.csv.parts").exists()
+
+
+def test_several_models_are_mixed(world, models):
+    """In framings of their own; the shares are weights of their mean."""
+    each = [model.predict(world / "images", views=1)[tiny.COLUMNS] for model in models]
+    both = gzjax.predict(models, world / "images", views=1)[tiny.COLUMNS]
+    np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
+    more = gzjax.predict(models, world / "images", views=1, shares=(0.25, 0.75))[tiny.COLUMNS]
+    np.testing.assert_allclose(more, 0.25 * each[0] + 0.75 * each[1], atol=1e-6)
+
+
+def test_a_mixture_is_scored_and_each_alone(models, galaxies):
+    alone = [gzjax.evaluate(m, g, views=1) for m, g in zip(models, galaxies, strict=True)]
+    both = gzjax.evaluate(models, galaxies, views=1)
+    assert both["networks"] == 2
+    assert both["workdirs"] == [model.name for model in models]
+    assert both["mixture"] == [0.5, 0.5]
+    for part, single in zip(both["alone"], alone, strict=True):
+        assert part["rmse"] == pytest.approx(single["rmse"], rel=1e-6)
+        assert part["together"] == pytest.approx(both["rmse"] - single["rmse"], abs=1e-9)
+        low, high = part["together_interval"]
+        assert low <= part["together"] <= high
+    assert "raw_rmse" not in both
+
+
+def test_a_fitted_mixture_is_best_where_it_was_fitted_and_not_scored_there(models, galaxies):
+    shares = evaluate.mixture_of(models, galaxies, 1, "fitted")
+    assert shares.sum() == pytest.approx(1)
+    observed, predicted = evaluate.predict_all(models, galaxies, "validation", 1)
+
+    def error(weight):
+        return ((weight * predicted[0] + (1 - weight) * predicted[1] - observed) ** 2).mean()
+
+    best = min(np.linspace(0, 1, 101), key=error)
+    assert shares[0] == pytest.approx(best, abs=0.011)
+    result = gzjax.evaluate(models, galaxies, "test", views=1, mixture="fitted")
+    assert result["mixture"] == shares.round(4).tolist()
+    with pytest.raises(UserError, match="fitted on validation galaxies, it cannot be scored on"):
+        gzjax.evaluate(models, galaxies, "validation", mixture="fitted")
+    with pytest.raises(UserError, match="mixture: expected one of uniform, fitted, found 'best'"):
+        gzjax.evaluate(models, galaxies, mixture="best")
+
+
+def test_models_and_galaxies_that_do_not_belong_together_are_refused(models, galaxies):
+    with pytest.raises(UserError, match="expected galaxies of the tree toy in"):
+        gzjax.evaluate(models[0], galaxies[1])
+    with pytest.raises(UserError, match="galaxies for each of 2 models, found 1"):
+        gzjax.evaluate(models, galaxies[0])
+    other = galaxies[0]._replace(splits={**galaxies[0].splits, "test": np.arange(3)})
+    two = [models[0], models[0]]
+    with pytest.raises(UserError, match="hold out other galaxies for test"):
+        gzjax.evaluate(two, [galaxies[0], other])
+    fewer = galaxies[0].with_fewer(5, 0)
+    with pytest.raises(UserError, match="have other galaxies in train"):
+        gzjax.evaluate(two, [galaxies[0], fewer], "train")
+    changed = galaxies[0]._replace(fractions=galaxies[0].fractions[::-1])
+    with pytest.raises(UserError, match="were trained on other galaxies"):
+        gzjax.evaluate(two, [galaxies[0], changed])
+    tree = gzjax.load_tree("gz2")
+    with pytest.raises(UserError, match="expected models of one tree"):
+        gzjax.predict([models[0], models[1]._replace(tree=tree)], "nowhere")
+
+
+def test_a_network_is_known_by_what_it_was_trained_on(models):
+    model = models[0]
+    assert model.identity == model._replace(name="moved").identity
+    others = (model._replace(step=1), model._replace(about={**model.about, "data": "x"}))
+    assert len({model.identity, *(other.identity for other in others)}) == 3
+
+
+def test_packing_and_training_from_the_pack_changes_nothing(world, workdirs, tmp_path, capsys):
+    config = tiny.config(world, epochs=3, evaluate__views=4)
+    pack = tmp_path / "pack"
+    options = {"cache": tmp_path, "check_images": True, "report": gzjax.Report()}
+    train.pack(config, pack, **options)
+    assert f"{tiny.GALAXIES} galaxies (real galaxies) in {pack}" in capsys.readouterr().out
+    packed = tiny.config(pack, epochs=3, evaluate__views=4, data__kind="pack")
+    packed.data.tree = config.data.tree
+    model = gzjax.train(packed, tmp_path / "run")
+    before = gzjax.load(workdirs[0])
+    for one, other in zip(
+        *(m.weights.params["classifier"].values() for m in (model, before)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(UserError, match=r"--config.data.kind: expected sky or folder to be packed"):
+        train.pack(packed, tmp_path / "again", **options)
+
+
+def test_recipes_are_configs_to_change():
+    config = gzjax.recipe("test")
+    config.epochs = 3
+    assert config.data.kind == "sky"
+    with pytest.raises(UserError, match="did you mean 'test'"):
+        gzjax.recipe("tset")

@@ -1,0 +1,206 @@
+import signal
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gzjax.errors import UserError
+from gzjax.run import loop
+
+
+class FakeState:
+    step = 0
+
+
+class Noted:
+    """What the loop does, in order."""
+
+    def __init__(self):
+        self.done = []
+
+    def record(self, step, results):
+        self.done.append(("record", step, len(results)))
+
+    def evaluate(self, step, state):
+        self.done.append(("evaluate", step))
+        return 0.1
+
+    def save(self, step, state, rmse):
+        self.done.append(("save", step, rmse))
+
+
+def run_loop(steps, *, loss_of=lambda n: 1.0, gradient_of=lambda n: 1.0, stop=None, batches=None,
+             start=0, **intervals):  # fmt: skip
+    """The loop with a step that only counts; returns what was done, in order."""
+    watch = Noted()
+    intervals = {"log_every": 4, "save_every": 3, "evaluate_every": 5} | intervals
+    with loop.StopRequest() as request:
+
+        def step(state, _batch):
+            step.count += 1
+            if step.count == stop:
+                signal.raise_signal(signal.SIGTERM)
+            values = {"loss": loss_of(step.count), "gradient_norm": gradient_of(step.count)}
+            return state, {name: np.float32(value) for name, value in values.items()}
+
+        step.count = start
+        state = FakeState()
+        state.step = start
+        try:
+            loop.train(
+                state,
+                batches or iter(int, 1),
+                step,
+                SimpleNamespace(steps=steps, **intervals),
+                request,
+                watch,
+            )
+        except UserError as error:
+            return watch.done, str(error)
+    return watch.done
+
+
+def test_the_loop_records_evaluates_and_saves_in_order():
+    assert run_loop(7) == [
+        ("record", 3, 3), ("save", 3, None),
+        ("record", 4, 1),
+        ("record", 5, 1), ("evaluate", 5), ("save", 5, 0.1),
+        ("record", 6, 1), ("save", 6, None),
+        ("record", 7, 1), ("evaluate", 7), ("save", 7, 0.1),
+    ]  # fmt: skip
+
+
+def test_the_loop_starts_where_the_state_is():
+    assert run_loop(7, start=5) == [
+        ("record", 6, 1), ("save", 6, None), ("record", 7, 1), ("evaluate", 7), ("save", 7, 0.1),
+    ]  # fmt: skip
+    assert run_loop(7, start=7) == []
+
+
+def test_a_request_to_stop_saves_and_ends():
+    assert run_loop(9, stop=2) == [("record", 2, 2), ("save", 2, None)]
+
+
+def test_a_loss_that_is_not_finite_names_step_and_last_good_checkpoint():
+    done, said = run_loop(9, loss_of=lambda n: np.nan if n == 5 else 1.0, evaluate_every=100)
+    assert "the loss is nan at step 5; the last good checkpoint is of step 3" in said
+    assert done[-1] == ("record", 4, 1)
+
+
+def test_a_gradient_that_is_not_finite_is_not_saved():
+    """The loss that belongs to it is finite still."""
+    done, said = run_loop(9, gradient_of=lambda n: np.inf if n == 2 else 1.0)
+    assert "the gradient norm is inf at step 2" in said
+    assert done == []
+
+
+def test_what_was_trained_is_saved_where_the_batches_end():
+    def batches():
+        yield from range(5)
+        raise UserError("the disk is gone")
+
+    done, said = run_loop(9, batches=batches(), save_every=3, evaluate_every=100)
+    assert said == "the disk is gone"
+    assert done[-2:] == [("record", 5, 1), ("save", 5, None)]
+    # Nothing new since the last checkpoint: nothing to save.
+    done, _ = run_loop(9, batches=batches(), save_every=5, evaluate_every=100)
+    assert done[-1] == ("save", 5, None)
+    assert done.count(("save", 5, None)) == 1
+
+
+def test_batches_that_end_with_the_request_to_stop_end_cleanly():
+    """Worker processes get the signal, too, and may be gone first."""
+
+    def batches():
+        yield from range(2)
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("worker died")
+
+    assert run_loop(9, batches=batches()) == [("record", 2, 2), ("save", 2, None)]
+
+
+def test_signals_are_as_before_afterwards():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run_loop(2, stop=1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not():
+    with loop.StopRequest() as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.at(1)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_no_request_is_none():
+    with loop.StopRequest() as request:
+        assert not request.at(1)
+
+
+def test_other_threads_may_train():
+    """As a notebook's do: Python handles signals in the main thread alone."""
+    failed = []
+
+    def train():
+        try:
+            run_loop(2)
+        except ValueError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert not failed
+
+
+class Batches:
+    """An iterator of batches with some faults, and a place that can be set."""
+
+    def __init__(self, faults):
+        self.faults, self.place = faults, 0
+
+    def get_state(self):
+        return self.place
+
+    def set_state(self, place):
+        self.place = place
+
+    def __next__(self):
+        self.place += 1
+        fault = np.array([b"broken"] * self.faults[self.place - 1] + [b""] * 4, "S200")[:4]
+        return {"fault": fault, "row": np.arange(4)}
+
+
+def test_a_few_lost_galaxies_are_reported_and_forgotten_with_the_epoch():
+    lost = []
+    faults = [1, 0, 1, 1, 0, 1]
+    careful = loop.Careful(Batches(faults), 2, 3, lost=lambda *args: lost.append(args))
+    for _ in faults:
+        next(careful)
+    assert [(rows.tolist(), reasons) for rows, reasons in lost] == [([0], ["broken"])] * 4
+
+
+@pytest.mark.parametrize(
+    ("faults", "taken", "at"),
+    [
+        ([1, 1, 1], 0, 2),  # more than two in an epoch
+        ([0, 4], 0, 1),  # a whole batch
+        ([1, 1, 1], 1, None),  # an epoch ends in between
+    ],
+)
+def test_an_outage_is_an_error_and_the_place_is_the_one_before(faults, taken, at):
+    batches = Batches(faults)
+    careful = loop.Careful(batches, 2, 3, taken=taken)
+    for number in range(len(faults)):
+        if number == at:
+            with pytest.raises(
+                UserError, match="could not be read in this epoch, the last because"
+            ):
+                next(careful)
+            assert batches.place == at
+            return
+        next(careful)
+    assert at is None

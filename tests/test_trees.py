@@ -1,0 +1,526 @@
+"""The published trees against what was published, and trees that users write down."""
+
+import copy
+import dataclasses
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gzjax.errors import UserError
+from gzjax.tree import NAMES, Question, Tree, load
+
+DECALS = """
+smooth-or-featured: smooth, featured-or-disk, artifact <- always
+disk-edge-on: yes, no <- smooth-or-featured_featured-or-disk
+has-spiral-arms: yes, no <- disk-edge-on_no
+bar: strong, weak, no <- disk-edge-on_no
+bulge-size: dominant, large, moderate, small, none <- disk-edge-on_no
+how-rounded: round, in-between, cigar-shaped <- smooth-or-featured_smooth
+edge-on-bulge: boxy, none, rounded <- disk-edge-on_yes
+spiral-winding: tight, medium, loose <- has-spiral-arms_yes
+spiral-arm-count: 1, 2, 3, 4, more-than-4, cant-tell <- has-spiral-arms_yes
+merging: none, minor-disturbance, major-disturbance, merger <- smooth-or-featured_smooth, \
+smooth-or-featured_featured-or-disk
+"""
+COSMIC_DAWN = (
+    DECALS.replace("featured-or-disk, artifact <-", "featured-or-disk, problem <-")
+    + """
+clumps: yes, no <- disk-edge-on_no
+problem: star, artifact, zoom <- smooth-or-featured_problem
+artifact: satellite, scattered, diffraction, ray, saturation, other <- problem_artifact
+"""
+)
+GZ2 = """
+smooth-or-featured: smooth, featured-or-disk, artifact <- always
+disk-edge-on: yes, no <- smooth-or-featured_featured-or-disk
+bar: yes, no <- disk-edge-on_no
+has-spiral-arms: yes, no <- disk-edge-on_no
+bulge-size: no, just-noticeable, obvious, dominant <- disk-edge-on_no
+something-odd: yes, no <- always
+how-rounded: round, in-between, cigar <- smooth-or-featured_smooth
+odd-feature: ring, lens-or-arc, disturbed, irregular, other, merger, dust-lane <- something-odd_yes
+bulge-shape: round, boxy, no-bulge <- disk-edge-on_yes
+spiral-winding: tight, medium, loose <- has-spiral-arms_yes
+spiral-arm-count: 1, 2, 3, 4, more-than-4, cant-tell <- has-spiral-arms_yes
+"""
+# name: (questions, answers, suffix, the facts of the papers)
+FACTS = {
+    "gz2": (11, 37, "-gz2", GZ2),
+    "ukidss": (10, 30, "-ukidss", re.sub("odd-feature: .*\n", "", GZ2)),
+    "decals-dr5": (10, 34, "-dr5", DECALS),
+    "decals-dr8": (10, 34, "-dr8", DECALS),
+    "desi": (10, 34, "", DECALS),
+    "decals-dr12": (
+        10,
+        30,
+        "-dr12",
+        DECALS.replace("strong, weak, no", "yes, no")
+        .replace("dominant, large, moderate, small, none", "dominant, obvious, none")
+        .replace("round, in-between", "completely, in-between")
+        .replace("more-than-4, cant-tell", "more-than-4")
+        .replace(
+            "none, minor-disturbance, major-disturbance, merger",
+            "neither, tidal-debris, both, merger",
+        ),
+    ),
+    "hubble": (
+        12,
+        34,
+        "-hubble",
+        """
+smooth-or-featured: smooth, features, artifact <- always
+how-rounded: completely, in-between, cigar-shaped <- smooth-or-featured_smooth
+clumpy-appearance: yes, no <- smooth-or-featured_features
+disk-edge-on: yes, no <- clumpy-appearance_no
+bulge-shape: rounded, boxy, none <- disk-edge-on_yes
+bar: yes, no <- disk-edge-on_no
+has-spiral-arms: yes, no <- disk-edge-on_no
+spiral-winding: tight, medium, loose <- has-spiral-arms_yes
+spiral-arm-count: 1, 2, 3, 4, 5-plus, cant-tell <- has-spiral-arms_yes
+bulge-size: none, just-noticeable, obvious, dominant <- disk-edge-on_no
+galaxy-symmetrical: yes, no <- clumpy-appearance_yes
+clumps-embedded-larger-object: yes, no <- clumpy-appearance_yes
+""",
+    ),
+    "candels": (
+        11,
+        32,
+        "-candels",
+        """
+smooth-or-featured: smooth, features, artifact <- always
+how-rounded: completely, in-between, cigar-shaped <- smooth-or-featured_smooth
+clumpy-appearance: yes, no <- smooth-or-featured_features
+disk-edge-on: yes, no <- clumpy-appearance_no
+edge-on-bulge: yes, no <- disk-edge-on_yes
+bar: yes, no <- disk-edge-on_no
+has-spiral-arms: yes, no <- disk-edge-on_no
+spiral-winding: tight, medium, loose <- has-spiral-arms_yes
+spiral-arm-count: 1, 2, 3, 4, 5-plus, cant-tell <- has-spiral-arms_yes
+bulge-size: none, obvious, dominant <- disk-edge-on_no
+merging: merger, tidal-debris, both, neither <- smooth-or-featured_smooth, \
+smooth-or-featured_features
+""",
+    ),
+    "rings": (1, 2, "", "ring: yes, no <- always"),
+    "cosmic-dawn": (13, 45, "-cd", COSMIC_DAWN),
+    "euclid": (
+        13,
+        46,
+        "-euclid",
+        COSMIC_DAWN.replace("saturation, other", "saturation, other, ghost"),
+    ),
+    "jwst-ceers": (
+        12,
+        39,
+        "-jwst",
+        re.sub("artifact: satellite.*\n", "", COSMIC_DAWN)
+        .replace("featured-or-disk, problem <-", "featured-or-disk, star-artifact-zoom <-")
+        .replace("star, artifact, zoom <-", "star, artifact, bad-zoom <-")
+        .replace("smooth-or-featured_problem", "smooth-or-featured_star-artifact-zoom")
+        .replace(
+            "clumps: yes, no <- disk-edge-on_no",
+            "clumps: yes, no <- smooth-or-featured_smooth, smooth-or-featured_featured-or-disk",
+        ),
+    ),
+}
+
+HART = """
+t01_smooth_or_features: a01_smooth a02_features_or_disk a03_star_or_artifact
+t02_edgeon: a04_yes a05_no
+t03_bar: a06_bar a07_no_bar
+t04_spiral: a08_spiral a09_no_spiral
+t05_bulge_prominence: a10_no_bulge a11_just_noticeable a12_obvious a13_dominant
+t06_odd: a14_yes a15_no
+t07_rounded: a16_completely_round a17_in_between a18_cigar_shaped
+t08_odd_feature: a19_ring a20_lens_or_arc a21_disturbed a22_irregular a23_other a24_merger \
+a38_dust_lane
+t09_bulge_shape: a25_rounded a26_boxy a27_no_bulge
+t10_arms_winding: a28_tight a29_medium a30_loose
+t11_arms_number: a31_1 a32_2 a33_3 a34_4 a36_more_than_4 a37_cant_tell
+"""
+
+OWN = """
+name = "own"
+[[questions]]
+name = "kind"
+answers = ["smooth", "disk", "star"]
+[[questions]]
+name = "arms"
+answers = ["yes", "no"]
+asked_after = ["kind_disk"]
+[[questions]]
+name = "merging"
+answers = ["no", "yes", "cant-tell"]
+asked_after = ["kind_disk", "kind_smooth"]
+"""
+
+
+def lines(facts: str) -> list[tuple[str, list[str], set[str]]]:
+    """[(question, answers, gates)]."""
+    found = []
+    for line in filter(None, facts.splitlines()):
+        question, rest = line.split(": ")
+        answers, gates = rest.split(" <- ")
+        found.append((question, answers.split(", "), set(gates.split(", ")) - {"always"}))
+    return found
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_published_tree_is_as_published(name):
+    questions, answers, suffix, facts = FACTS[name]
+    tree = load(name)
+    assert (tree.name, len(tree.questions), tree.size) == (name, questions, answers)
+    named = [f"{q.name}_{answer}" for q in tree.questions for answer in q.answers]
+    found = [
+        (question.name, list(question.answers), {named[gate] for gate in question.gates})
+        for question in tree.questions
+    ]
+    assert found == lines(facts)
+    survey = tuple(
+        f"{question}{suffix}_{answer}" for question, answers, _ in found for answer in answers
+    )
+    if name != "gz2":
+        assert tree.columns == tree.families["survey"] == survey
+    if name in ("cosmic-dawn", "euclid"):
+        assert tree.families["public"] == tuple(named)
+    assert tree.title.startswith("Galaxy Zoo")
+    assert tree.source
+    # Each can be described, and nothing is forgotten or said twice.
+    assert not tree.described or sorted(tree.described) == sorted(q.name for q in tree.questions)
+    assert all(question.phrases for question in tree.questions)
+
+
+def test_the_published_trees_are_named():
+    assert sorted(FACTS) == list(NAMES)
+
+
+def test_columns_of_galaxy_zoo_2():
+    tree = load("gz2")
+    sizes = (3, 2, 2, 2, 4, 2, 3, 7, 3, 3, 6)
+    challenge = [f"Class{q}.{a}" for q, n in enumerate(sizes, 1) for a in range(1, n + 1)]
+    hart = [
+        f"{task}_{answer}"
+        for task, answers in (line.split(": ") for line in HART.strip().splitlines())
+        for answer in answers.split()
+    ]
+    assert list(tree.families) == ["challenge", "hart", "survey"]
+    assert tree.columns == tree.families["challenge"] == tuple(challenge)
+    assert tree.families["hart"] == tuple(hart)
+    survey = tree.families["survey"]
+    assert survey[18:25] == (None,) * 7
+    assert survey[:5] == (
+        "smooth-or-featured-gz2_smooth",
+        "smooth-or-featured-gz2_featured-or-disk",
+        "smooth-or-featured-gz2_artifact",
+        "disk-edge-on-gz2_yes",
+        "disk-edge-on-gz2_no",
+    )
+    assert survey[35:] == ("spiral-arm-count-gz2_more-than-4", "spiral-arm-count-gz2_cant-tell")
+    ukidss = [name.replace("-gz2_", "-ukidss_") for name in survey if name]
+    assert ukidss == list(load("ukidss").columns)
+
+
+@pytest.mark.parametrize("name", ["decals-dr5", "euclid", "candels", "jwst-ceers"])
+def test_gates_where_the_common_tables_are_simpler(name):
+    """Merging is not asked of everybody, but of all that is a galaxy."""
+    tree = load(name)
+    merging = next(question for question in tree.questions if question.name == "merging")
+    assert merging.gates == (0, 1)
+
+
+def test_a_tree_of_ones_own(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(OWN)
+    tree = load(str(file))
+    assert tree == Tree(
+        "own",
+        (
+            Question(1, "kind", ("smooth", "disk", "star"), first=0),
+            Question(2, "arms", ("yes", "no"), first=3, gates=(1,)),
+            Question(3, "merging", ("no", "yes", "cant-tell"), first=5, gates=(0, 1)),
+        ),
+        (
+            *("kind_smooth", "kind_disk", "kind_star", "arms_yes", "arms_no"),
+            *("merging_no", "merging_yes", "merging_cant-tell"),
+        ),
+    )
+    assert tree.families == {"survey": tree.columns}
+    assert load(file) == tree
+    file.write_text('suffix = "-x"' + OWN)
+    assert load(file).columns[4] == "arms-x_no"
+    assert load(file) != tree
+
+
+def test_columns_by_pattern_and_by_list(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(
+        OWN.replace(
+            "[[questions]]",
+            '[columns]\nours = "t{number:02d}_{question}{suffix}_a{index}_{answer}"\ntheirs = ""\n'
+            "[[questions]]",
+            1,
+        ).replace(
+            '["yes", "no"]\n', '["yes", "no"]\ncolumns = {ours = ["Y", "N"], theirs = ["y", ""]}\n'
+        )
+    )
+    tree = load(file)
+    assert list(tree.families) == ["ours", "theirs"]
+    assert tree.columns[:5] == (
+        "t01_kind_a1_smooth",
+        "t01_kind_a2_disk",
+        "t01_kind_a3_star",
+        "Y",
+        "N",
+    )
+    assert tree.columns[5] == "t03_merging_a1_no"
+    assert tree.families["theirs"] == (None, None, None, "y", None, None, None, None)
+    assert Tree.from_dict(tree.to_dict()).families == tree.families
+
+
+def test_a_tree_is_found_by_path_however_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "own.toml").write_text(OWN)
+    (tmp_path / "own").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("own.toml", "./own", "~/own", str(tmp_path / "own"), Path("own")):
+        assert load(name).name == "own"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_and_pickle_give_the_same_tree(name):
+    tree = load(name)
+    content = json.loads(json.dumps(tree.to_dict()))
+    for other in (Tree.from_dict(content), pickle.loads(pickle.dumps(tree)), copy.deepcopy(tree)):
+        assert other == tree
+        assert hash(other) == hash(tree)
+        for field in dataclasses.fields(Tree):
+            assert getattr(other, field.name) == getattr(tree, field.name), field.name
+        for one, another in zip(tree.questions, other.questions, strict=True):
+            for field in dataclasses.fields(Question):
+                assert getattr(one, field.name) == getattr(another, field.name), field.name
+    assert list(tree.families) == list(Tree.from_dict(content).families)
+
+
+def test_a_tree_built_in_python_survives_json():
+    tree = Tree("x", (Question(1, "q", ("a", "b"), first=0),), ("one", "two"))
+    assert Tree.from_dict(tree.to_dict()).columns == ("one", "two")
+
+
+def test_trees_are_compared_by_what_they_ask():
+    tree = load("gz2")
+    first, second, *rest = tree.questions
+    others = [
+        dataclasses.replace(tree, name="gz3"),
+        dataclasses.replace(
+            tree, questions=(first, dataclasses.replace(second, gates=(2,)), *rest)
+        ),
+        dataclasses.replace(tree, columns=tree.families["hart"], families={}),
+    ]
+    assert len({tree, *others}) == 4
+    # A better wording is no other tree.
+    reworded = dataclasses.replace(first, text="?", phrases=("a", "b", "c"), replaces=True)
+    assert tree == dataclasses.replace(tree, questions=(reworded, second, *rest), title="GZ")
+    assert len({load(name) for name in NAMES}) == len(NAMES)
+
+
+def test_properties_of_galaxy_zoo_2():
+    tree = load("gz2")
+    sizes = (3, 2, 2, 2, 4, 2, 3, 7, 3, 3, 6)
+    assert tree.question_of.tolist() == [q for q, size in enumerate(sizes) for _ in range(size)]
+    assert tree.membership.shape == (37, 11)
+    assert tree.membership.dtype == "float32"
+    assert tree.membership.argmax(axis=1).tolist() == tree.question_of.tolist()
+    assert tree.membership.sum() == 37
+    assert [question.number for question in tree.by_depth] == [1, 6, 2, 7, 8, 3, 4, 5, 9, 10, 11]
+
+
+def test_questions_come_after_all_their_gates():
+    questions = (
+        Question(1, "last", ("a", "b"), first=0, gates=(2, 5)),
+        Question(2, "root", ("a", "b"), first=2),
+        Question(3, "middle", ("a", "b"), first=4, gates=(3,)),
+    )
+    tree = Tree("x", questions, tuple("abcdef"))
+    assert [question.number for question in tree.by_depth] == [2, 3, 1]
+
+
+def replaced(old: str, new: str) -> str:
+    assert old in OWN
+    return OWN.replace(old, new, 1)
+
+
+ARMS = '"arms"\nanswers = ["yes", "no"]\n'
+WRONG = [
+    ("name = ", "expected TOML in UTF-8, found: Invalid value"),
+    ("a = 1", "key: expected one of name, title, source, suffix, .*, found 'a'"),
+    (b"\xff\xfe", "expected TOML in UTF-8, found: 'utf-8' codec"),
+    ("x = " + "[" * 5000, "expected TOML in UTF-8"),
+    (replaced("name", "nam"), "key: expected .*, found 'nam'; did you mean 'name'\\?"),
+    (replaced('name = "own"', ""), "name: expected text, found nothing"),
+    (replaced('"own"', "5"), "name: expected text, found 5"),
+    (replaced('"own"', '"a tree"'), "name: expected letters and digits, .*, found 'a tree'"),
+    ('name = "own"', "questions: expected a list, found nothing"),
+    ('name = "own"\nquestions = []', "questions: expected at least one, found nothing"),
+    ('name = "own"\nquestions = ["a"]', "question 1: content: expected a table, found 'a'"),
+    ('name = "own"\n[questions]\nname = "a"', "questions: expected a list, found {'name': 'a'}"),
+    ("title = 1" + OWN, "title: expected text, found 1"),
+    ("source = 1" + OWN, "source: expected text, found 1"),
+    ("suffix = 1" + OWN, "suffix: expected text, found 1"),
+    ("columns = 'x'" + OWN, "columns: expected a table, found 'x'"),
+    ("described = ['bar']" + OWN, "described: expected names such as 'kind', found 'bar'"),
+    ("described = ['arm']" + OWN, "found 'arm'; did you mean 'arms'"),
+    ("described = ['arms', 'arms']" + OWN, "described: expected different names"),
+    (replaced('name = "arms"', ""), "question 2: name: expected text, found nothing"),
+    (replaced('"arms"', "true"), "question True: name: expected text, found True"),
+    (replaced('"arms"', '"a_b"'), "question 'a_b': name: expected letters and digits, .* 'a_b'"),
+    (replaced('"arms"', '""'), "question '': name: expected letters and digits"),
+    (replaced('"arms"', '"kind"'), r"questions: expected different names, found .'kind', 'kind'"),
+    (
+        OWN + '[[questions]]\nname = "arms"\nanswers = ["yes", "no"]\nasked_after = ["kind_disk"]',
+        "questions: expected different names, found .'arms', 'arms'",
+    ),
+    (replaced('answers = ["yes", "no"]', ""), "question 'arms': answers: expected a list of texts"),
+    (replaced('["yes", "no"]', '"yes"'), "answers: expected a list of texts, found 'yes'"),
+    (replaced('["yes", "no"]', "[1, 2]"), r"'arms': answers: expected a list of texts, found \[1,"),
+    (replaced('["yes", "no"]', '["yes"]'), r"'arms': answers: expected at least two, found .'yes'"),
+    (replaced('["yes", "no"]', '["y", "y"]'), "'arms': answers: expected different names"),
+    (replaced('["yes", "no"]', '["y!", "n"]'), "'arms': answers: expected letters .*, found 'y!'"),
+    (replaced('["kind_disk"]', '"kind_disk"'), "'arms': asked_after: expected a list of texts"),
+    (
+        replaced('["kind_disk"]', '["kind_disc"]'),
+        "'arms': asked_after: expected names such as 'kind_smooth', found 'kind_disc'; did you "
+        "mean 'kind_disk'",
+    ),
+    (replaced('["kind_disk"]', '["kind_disk", "kind_disk"]'), "'arms': asked_after: .*different"),
+    (
+        replaced('["kind_disk"]', '["arms_yes"]'),
+        "'arms': asked_after: .*other questions, found 'ar",
+    ),
+    (
+        replaced('["kind_disk"]', '["merging_yes"]').replace('"kind_smooth"]', '"arms_no"]'),
+        "asked_after: expected no circle, found one among arms, merging",
+    ),
+    (
+        replaced('"kind_smooth"]', '"arms_no"]'),
+        r"'merging': asked_after: .* exclude each other, found \['kind_disk', 'arms_no'\]",
+    ),
+    (replaced("asked_after", "asked_afer"), "'arms': key: .*'asked_afer'; did you mean 'asked_a"),
+    (replaced(ARMS, ARMS + "phrases = ['a']\n"), "'arms': phrases: expected one for each of 2 an"),
+    (replaced(ARMS, ARMS + "phrases = 'a'\n"), "'arms': phrases: expected a list of texts"),
+    (replaced(ARMS, ARMS + "replaces = 1\n"), "'arms': replaces: expected true or false, found 1"),
+    (replaced(ARMS, ARMS + "text = 1\n"), "'arms': text: expected text, found 1"),
+    (replaced(ARMS, ARMS + "columns = 1\n"), "'arms': columns: expected a table, found 1"),
+    (
+        replaced(ARMS, ARMS + "columns = {survy = []}\n"),
+        "'arms': key: expected one of survey, found 'survy'; did you mean 'survey'",
+    ),
+    (replaced(ARMS, ARMS + "columns = {survey = 1}\n"), "'arms': survey: expected a list of texts"),
+    (
+        replaced(ARMS, ARMS + "columns = {survey = ['a']}\n"),
+        r"'arms': columns of survey: expected 2 columns or none, found \['a'\]",
+    ),
+    (
+        replaced(ARMS, ARMS + "columns = {survey = []}\n"),
+        r"columns: expected a column for each answer in the first family, found .*'kind_star', N",
+    ),
+    (replaced(ARMS, ARMS + "columns = {survey = ['a', 'a']}\n"), "columns of survey: expected di"),
+    ("columns = {a = 1}" + OWN, "a: expected text, found 1"),
+    ("columns = {a = '{answer}'}" + OWN, "columns of a: expected different names, found .'yes'"),
+    (
+        "columns = {a = '{anwer}'}" + OWN,
+        "columns of a: expected a pattern of {question}, {suffix}, {number}, {answer}, {index}, "
+        "found '{anwer}'",
+    ),
+    *(
+        ("columns = {a = 'BAD'}".replace("BAD", bad) + OWN, "columns of a: expected a pattern of")
+        for bad in ("{", "{0}", "{answer:d}", "{answer.x}")
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG)
+def test_a_wrong_file_ends_in_one_line(tmp_path, content, message):
+    file = tmp_path / "own.toml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        load(file)
+    text = str(caught.value)
+    assert text.startswith(f"{file}: ")
+    assert "\n" not in text
+    assert len(text) < 600
+    assert re.search(message, text), text
+
+
+def test_no_such_tree(tmp_path):
+    with pytest.raises(UserError, match=r"^expected .*candels.*, found 'gz3'; did you mean 'gz2'"):
+        load("gz3")
+    with pytest.raises(UserError, match=r"desi.toml: expected a TOML file, found: No such file"):
+        load(str(tmp_path / "desi.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(UserError, match=r"folder.toml: expected a TOML file, found: Is a direc"):
+        load(tmp_path / "folder.toml")
+
+
+@pytest.mark.parametrize("content", [None, [], "gz2", 1])
+def test_what_is_no_table_is_no_tree(content):
+    with pytest.raises(UserError, match="expected a table"):
+        Tree.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"first": 3},
+            r"question 'arms': number and first column: expected \(2, 2\), found \(2, 3\)",
+        ),
+        ({"number": 3}, r"found \(3, 2\)"),
+        ({"gates": (4,)}, "question 'arms': gates: expected columns below 4, found 4"),
+        ({"gates": (-1,)}, "gates: expected columns below 4, found -1"),
+        ({"gates": (1, 0)}, r"gates: expected ascending columns, found \(1, 0\)"),
+        ({"gates": (1, 1)}, "gates: expected ascending columns"),
+        ({"gates": (3,)}, "asked_after: expected answers of other questions, found 'arms_b'"),
+    ],
+)
+def test_a_wrong_tree_in_python_is_refused(changes, message):
+    questions = (Question(1, "kind", ("a", "b"), 0), Question(2, "arms", ("a", "b"), 2, (0,)))
+    columns = ("a", "b", "c", "d")
+    Tree("x", questions, columns)
+    wrong = (questions[0], dataclasses.replace(questions[1], **changes))
+    with pytest.raises(UserError, match=message):
+        Tree("x", wrong, columns)
+
+
+def test_wrong_columns_in_python_are_refused():
+    questions = (Question(1, "kind", ("a", "b"), 0),)
+    for columns, families in (
+        (("a",), {}),
+        (("a", "a"), {}),
+        (("a", "b"), {"other": ("a", "c")}),
+        (("a", "b"), {"same": ("a", "b"), "short": ("a",)}),
+    ):
+        with pytest.raises(UserError, match="columns"):
+            Tree("x", questions, columns, families)
+    with pytest.raises(UserError, match="questions: expected at least one"):
+        Tree("x", (), ())
+
+
+def test_a_long_mistake_is_shortened(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(replaced('["yes", "no"]', json.dumps(["y" * 5000, 1])))
+    with pytest.raises(UserError) as caught:
+        load(file)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_shipped_file_is_read_as_any_other(tmp_path):
+    from gzjax import trees
+
+    for name in NAMES:
+        source = f"{trees.__path__[0]}/{name}.toml"
+        shutil.copy(source, tmp_path)
+        assert load(tmp_path / f"{name}.toml") == load(name)
