@@ -18,6 +18,10 @@ from jaxtyping import Array, Float, Float32, Num, PRNGKeyArray, UInt8
 
 from gzjax.settings import Settings, number, switch
 
+Canvases = UInt8[Array, "batch canvas canvas 3"]
+Images = Float[Array, "batch height width 3"]
+Views = Float32[Array, "batch {size} {size} 3"]
+
 # Principal components of the colours of real galaxies' images, in [0, 1], each times its standard
 # deviation: mostly brighter or fainter, a little redder or bluer. Measured on 400 of the
 # challenge's images, their central 70 %.
@@ -70,35 +74,19 @@ class TestViews(NamedTuple):
 def sample_maps(
     key: PRNGKeyArray, batch: int, augmentation: Augmentation
 ) -> Float[Array, "{batch} 2 3"]:
-    """Random affine maps from a view to the canvas.
+    """Random affine maps from a view to the canvas: a linear part and, last, the shift.
 
     Coordinates are in units of half a side, (x, y) from the centre, so that a map does not depend
     on the pixels of either side: (-1, -1) is the upper left corner.
-
-    Args:
-      key: PRNG key.
-      batch: number of maps.
-      augmentation: how they are drawn.
-
-    Returns:
-      float32: the linear part and, in the last column, the shift.
     """
     angle_key, zoom_key, shift_key, flip_key = jax.random.split(key, 4)
-    angle = jnp.deg2rad(
-        jax.random.uniform(
-            angle_key, (batch,), minval=-augmentation.rotate, maxval=augmentation.rotate
-        )
-    )
+    angle = jnp.deg2rad(_uniform(angle_key, (batch,), augmentation.rotate))
     log_zoom = math.log(augmentation.zoom)
-    scale = augmentation.field * jnp.exp(
-        jax.random.uniform(zoom_key, (batch,), minval=-log_zoom, maxval=log_zoom)
-    )
+    scale = augmentation.field * jnp.exp(_uniform(zoom_key, (batch,), log_zoom))
     # A side is 2 units long, and the shift is a fraction of the view's side.
-    reach = 2 * augmentation.shift * augmentation.field
-    shift = jax.random.uniform(shift_key, (batch, 2), minval=-reach, maxval=reach)
-    mirror = jnp.where(
-        jax.random.bernoulli(flip_key, 0.5 if augmentation.flip else 0.0, (batch,)), -1.0, 1.0
-    )
+    shift = _uniform(shift_key, (batch, 2), 2 * augmentation.shift * augmentation.field)
+    flipped = jax.random.bernoulli(flip_key, 0.5 if augmentation.flip else 0.0, (batch,))
+    mirror = jnp.where(flipped, -1.0, 1.0)
     cosine, sine = jnp.cos(angle) * scale, jnp.sin(angle) * scale
     return jnp.stack(
         [
@@ -107,6 +95,11 @@ def sample_maps(
         ],
         axis=-2,
     )
+
+
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], reach: float) -> jax.Array:
+    """Random numbers, uniform from -reach to reach."""
+    return jax.random.uniform(key, shape, minval=-reach, maxval=reach)
 
 
 def upright_maps(batch: int, field: float = 1.0) -> Float32[Array, "{batch} 2 3"]:
@@ -124,15 +117,8 @@ def grid_maps(
     If the count is even, half are mirrored. If it is a multiple of 6, at least 24, and there is a
     zoom, a third each is smaller, unchanged, and larger. The rest are rotations, evenly spaced: 60
     views are ten rotations, three sizes and both mirrors, as in Dieleman et al. 2015
-    (arXiv:1503.07077). The first is the upright view.
-
-    Args:
-      count: how many.
-      field: see `TestViews`.
-      zoom: see `TestViews`; half of it, in the logarithm, is used here.
-
-    Returns:
-      See `sample_maps`.
+    (arXiv:1503.07077). The first is the upright view. Of `zoom`, see `TestViews`, half is used,
+    in the logarithm.
     """
     mirrors = (1.0, -1.0) if count % 2 == 0 else (1.0,)
     sizes = zoom > 1 and count >= 24 and count % 6 == 0
@@ -154,15 +140,9 @@ def warp(
 ) -> Float32[Array, "batch {size} {size} channels"]:
     """Resamples each image through its affine map, bilinearly; outside, its edge is repeated.
 
-    Args:
-      images: uint8, or float in [0, 255].
-      maps: from the view to the canvas; see `sample_maps`.
-      size: side of the result in pixels.
-      oversample: points averaged each way within a pixel of the result. Where the view has fewer
-        pixels than the part of the canvas that it shows, this keeps fine structure from aliasing.
-
-    Returns:
-      Values in [0, 1].
+    From values in [0, 255] to values in [0, 1], and from the canvas's pixels to `size` a side.
+    `oversample` points are averaged each way within a pixel of the result: where it has fewer
+    pixels than the part of the canvas that it shows, this keeps fine structure from aliasing.
     """
     height, width, channels = images.shape[1:]
     pixels = images.reshape(len(images), height * width, channels)
@@ -197,41 +177,27 @@ def warp(
     return jnp.asarray(total) / (255 * oversample**2)
 
 
-def shift_colours(
-    key: PRNGKeyArray, images: Float[Array, "batch height width 3"], deviation: float
-) -> Float[Array, "batch height width 3"]:
+def shift_colours(key: PRNGKeyArray, images: Images, deviation: float) -> Images:
     """Shifts all pixels of an image alike, along the principal components of galaxies' colours.
 
-    Krizhevsky et al. 2012, section 4.1; Dieleman et al. 2015 used the first component alone.
-
-    Args:
-      key: PRNG key.
-      images: in [0, 1]; so is the result.
-      deviation: of the normal draws that each component is multiplied by.
+    Krizhevsky et al. 2012, section 4.1; Dieleman et al. 2015 used the first component alone. Each
+    is multiplied by a normal draw with this standard deviation. Values stay in [0, 1].
     """
     draws = deviation * jax.random.normal(key, (len(images), len(COLOUR_COMPONENTS)))
     shifts = jnp.matmul(draws, jnp.asarray(COLOUR_COMPONENTS), precision=jax.lax.Precision.HIGHEST)
     return jnp.clip(images + shifts[:, None, None, :], 0.0, 1.0)
 
 
-def erase_rectangles(
-    key: PRNGKeyArray, images: Float[Array, "batch height width 3"], probability: float
-) -> Float[Array, "batch height width 3"]:
-    """Blackens a rectangle, as dark as the sky, in some of the images.
+def erase_rectangles(key: PRNGKeyArray, images: Images, probability: float) -> Images:
+    """Blackens a rectangle, as dark as the sky, in each image with this probability.
 
     Random erasing, Zhong et al. 2020 (arXiv:1708.04896). The rectangle's centre lies anywhere.
-
-    Args:
-      key: PRNG key.
-      images: any values.
-      probability: of each image.
     """
     batch, height, width, _ = images.shape
     chosen_key, area_key, aspect_key, centre_key = jax.random.split(key, 4)
     smallest, largest = (math.log(area) for area in ERASED_AREA)
     area = jnp.exp(jax.random.uniform(area_key, (batch,), minval=smallest, maxval=largest))
-    longest = math.log(ERASED_ASPECT)
-    aspect = jnp.exp(jax.random.uniform(aspect_key, (batch,), minval=-longest, maxval=longest))
+    aspect = jnp.exp(_uniform(aspect_key, (batch,), math.log(ERASED_ASPECT)))
     chosen = jax.random.bernoulli(chosen_key, probability, (batch,))
     centre = jax.random.uniform(centre_key, (batch, 2))
 
@@ -260,9 +226,7 @@ def mapped(
     return warp(images, maps, size, oversample)
 
 
-def upright_view(
-    images: UInt8[Array, "batch canvas canvas 3"], field: float, size: int
-) -> Float32[Array, "batch {size} {size} 3"]:
+def upright_view(images: Canvases, field: float, size: int) -> Views:
     """The central `field` of each canvas, a fraction of its side, with values in [0, 1]."""
     if field == 1.0 and images.shape[1] == size:
         return images.astype(jnp.float32) / 255
@@ -270,11 +234,8 @@ def upright_view(
 
 
 def random_views(
-    key: PRNGKeyArray,
-    images: UInt8[Array, "batch canvas canvas 3"],
-    augmentation: Augmentation,
-    size: int,
-) -> Float32[Array, "batch {size} {size} 3"]:
+    key: PRNGKeyArray, images: Canvases, augmentation: Augmentation, size: int
+) -> Views:
     """A random view of each canvas, `size` pixels a side, with values in [0, 1]."""
     if augmentation == Augmentation(field=augmentation.field):
         return upright_view(images, augmentation.field, size)

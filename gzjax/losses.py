@@ -8,7 +8,7 @@ To add a loss: write a function (predicted, observed, ...) -> float32[batch], gi
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,13 +21,14 @@ from gzjax.settings import Settings, choice, is_number, number, setting
 from gzjax.tree import Tree
 
 TERMS = ("mse", "focal", "kl")
-WEIGHTINGS = ("dynamic", "fixed")
-TARGETS = ("cumulative", "conditional")
 
 # Keeps logarithms finite; a fraction below one part in ten million is none.
 TINY = 1e-7
 
-Scalars = Mapping[str, Float[Array, ""]]
+Fractions = Float[Array, "batch answers"]
+Galaxies = Float[Array, " batch"]
+Scalar = Float[Array, ""]
+Scalars = dict[str, Scalar]
 
 
 def _are_weights(value: Any) -> bool:
@@ -46,18 +47,17 @@ class Objective(Settings):
     weighting: `dynamic`, see `dynamic_weights`, or `fixed`.
     weights: of MSE, focal loss and KL divergence where the weighting is fixed.
     decay: of the losses' running means, a step.
-    gamma: see `focal_loss`.
-    class_weights: see `focal_loss`; one per answer of question 1, or none.
+    gamma, class_weights: see `focal_loss`.
     """
 
     activation: str = choice("relu", (*trees.ACTIVATIONS, trees.UNTIED))
-    targets: str = choice("cumulative", TARGETS)
+    targets: str = choice("cumulative", ("cumulative", "conditional"))
     terms: tuple[str, ...] = setting(
         TERMS,
         f"some of {', '.join(TERMS)}, each once",
         lambda value: isinstance(value, tuple) and 0 < len(value) == len(set(value) & set(TERMS)),
     )
-    weighting: str = choice("dynamic", WEIGHTINGS)
+    weighting: str = choice("dynamic", ("dynamic", "fixed"))
     weights: tuple[float, ...] = setting(
         (1.0,) * len(TERMS),
         f"{len(TERMS)} weights of 0 or more, for {', '.join(TERMS)}",
@@ -77,44 +77,25 @@ class Objective(Settings):
         weights = dict(zip(TERMS, self.weights, strict=True))
         if self.weighting == "fixed" and not any(weights[term] for term in self.terms):
             self.fail("weights", f"one above 0 among those of {', '.join(self.terms)}", "only 0")
-        if self.activation == trees.UNTIED:
-            if self.targets == "conditional":
-                self.fail("targets", f"cumulative with the activation {trees.UNTIED}", self.targets)
-            if self.terms != ("mse",):
-                self.fail(
-                    "terms",
-                    f"mse alone with the activation {trees.UNTIED}, as the others need fractions "
-                    "that sum to 1",
-                    ", ".join(self.terms),
-                )
+        untied = f"with the activation {trees.UNTIED}"
+        if self.activation == trees.UNTIED and self.targets == "conditional":
+            self.fail("targets", f"cumulative {untied}", self.targets)
+        if self.activation == trees.UNTIED and self.terms != ("mse",):
+            expected = f"mse alone {untied}, as the others need fractions that sum to 1"
+            self.fail("terms", expected, ", ".join(self.terms))
 
     def check_tree(self, tree: Tree) -> None:
-        """Checks what depends on the tree.
-
-        Raises:
-          UserError: the class weights are not as many as the answers of question 1.
-        """
-        answers = len(tree.questions[0].answers)
-        if len(self.class_weights) not in (0, answers):
-            self.fail(
-                "class_weights",
-                f"none or {answers}, one for each answer of {tree.questions[0].name}",
-                str(len(self.class_weights)),
-            )
+        """Raises a UserError if the class weights are not as many as question 1's answers."""
+        first, given = tree.questions[0], len(self.class_weights)
+        if given not in (0, len(first.answers)):
+            expected = f"none or {len(first.answers)}, one for each answer of {first.name}"
+            self.fail("class_weights", expected, str(given))
 
 
 def mean_squared_error(
-    predicted: Float[Array, "batch answers"],
-    observed: Float[Array, "batch answers"],
-    mask: Float[Array, "batch answers"] | None = None,
-) -> Float[Array, " batch"]:
-    """The mean over the answers of the squared error; 0 where the mask is 0 throughout.
-
-    Args:
-      predicted: vote fractions.
-      observed: vote fractions.
-      mask: answers with 0 do not count; None: all count.
-    """
+    predicted: Fractions, observed: Fractions, mask: Fractions | None = None
+) -> Galaxies:
+    """The mean squared error over the answers whose mask is 1; 0 where there is none."""
     squared = jnp.square(predicted - observed)
     if mask is None:
         return jnp.mean(squared, axis=-1)
@@ -122,22 +103,18 @@ def mean_squared_error(
 
 
 def focal_loss(
-    predicted: Float[Array, "batch answers"],
-    observed: Float[Array, "batch answers"],
+    predicted: Fractions,
+    observed: Fractions,
     gamma: float = 2.0,
     class_weights: Sequence[float] = (),
-) -> Float[Array, " batch"]:
+) -> Galaxies:
     """Focal loss of one question with soft targets: -sum w p (1 - q)^gamma log q.
 
     Lin et al. 2017 (arXiv:1708.02002), eq. 5, summed over the answers with the observed fraction
-    p in place of the one-hot label; q is the predicted fraction. With gamma = 0 and no class
-    weights it is the cross-entropy.
-
-    Args:
-      predicted: q, summing to 1.
-      observed: p, summing to 1.
-      gamma: how strongly answers that are already predicted with confidence are down-weighted.
-      class_weights: w, one per answer (alpha in the paper), to balance rare answers; none: all 1.
+    p in place of the one-hot label; q is the predicted fraction. Both sum to 1. Gamma is how
+    strongly answers that are already predicted with confidence are down-weighted; the class
+    weights w (alpha in the paper), one per answer or none, balance rare answers. With gamma = 0
+    and no class weights it is the cross-entropy.
     """
     predicted = jnp.clip(predicted, TINY, 1.0)
     # 1 - q reaches 0, where a power below 1 has no finite gradient.
@@ -148,14 +125,10 @@ def focal_loss(
     return jnp.sum(terms, axis=-1)
 
 
-def kl_divergence(
-    predicted: Float[Array, "batch answers"], observed: Float[Array, "batch answers"]
-) -> Float[Array, " batch"]:
+def kl_divergence(predicted: Fractions, observed: Fractions) -> Galaxies:
     """Kullback-Leibler divergence of one question: sum p log(p / q), in nats.
 
-    Args:
-      predicted: q, summing to 1.
-      observed: p, summing to 1; an answer with p = 0 contributes 0.
+    The observed fractions p and the predicted ones q sum to 1. An answer with p = 0 adds nothing.
     """
     predicted = jnp.clip(predicted, TINY, 1.0)
     observed_log = jnp.log(jnp.clip(observed, TINY, 1.0))
@@ -165,19 +138,11 @@ def kl_divergence(
 def per_galaxy(
     settings: Objective,
     tree: Tree,
-    predicted: Float[Array, "batch answers"],
-    observed: Float[Array, "batch answers"],
-    mask: Float[Array, "batch answers"] | None = None,
-) -> dict[str, Float[Array, " batch"]]:
-    """{term: its value for each galaxy}, of the terms of the objective.
-
-    Args:
-      settings: which terms, and what they depend on.
-      tree: the decision tree.
-      predicted: vote fractions.
-      observed: vote fractions.
-      mask: for the MSE; see `mean_squared_error`.
-    """
+    predicted: Fractions,
+    observed: Fractions,
+    mask: Fractions | None = None,
+) -> dict[str, Galaxies]:
+    """{term: its value for each galaxy}, of the objective's terms; the mask is of the MSE."""
     q, p = (fractions[:, tree.questions[0].columns] for fractions in (predicted, observed))
     values = {
         "mse": lambda: mean_squared_error(predicted, observed, mask),
@@ -187,7 +152,7 @@ def per_galaxy(
     return {term: values[term]() for term in settings.terms}
 
 
-def masked_mean(values: Float[Array, " batch"], mask: Float[Array, " batch"]) -> Float[Array, ""]:
+def masked_mean(values: Galaxies, mask: Galaxies) -> Scalar:
     """The mean over the galaxies with mask 1; 0 if there is none."""
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)
 
@@ -197,7 +162,7 @@ def init_means(terms: Sequence[str]) -> optax.EmaState:
     return optax.ema(0.0).init({term: jnp.zeros(()) for term in terms})
 
 
-def dynamic_weights(means: Scalars) -> dict[str, Float[Array, ""]]:
+def dynamic_weights(means: Scalars) -> Scalars:
     """Weights inversely proportional to each loss's running mean, summing to 1.
 
     So the weighted losses have, in the running mean, the same size, and each gets the same
@@ -208,34 +173,25 @@ def dynamic_weights(means: Scalars) -> dict[str, Float[Array, ""]]:
     return {term: value / whole for term, value in inverse.items()}
 
 
-def fixed_weights(weights: Sequence[float], terms: Sequence[str]) -> dict[str, Float[Array, ""]]:
-    """Those of `terms` among the weights of `TERMS`, scaled to sum to 1."""
-    of_terms = {term: weights[TERMS.index(term)] for term in terms}
-    whole = sum(of_terms.values())
-    return {term: jnp.asarray(weight / whole, jnp.float32) for term, weight in of_terms.items()}
+def fixed_weights(settings: Objective) -> Scalars:
+    """The weights of the objective's terms, scaled to sum to 1."""
+    weights = {term: settings.weights[TERMS.index(term)] for term in settings.terms}
+    whole = sum(weights.values())
+    return {term: jnp.asarray(weight / whole, jnp.float32) for term, weight in weights.items()}
 
 
 def objective(
     settings: Objective,
     tree: Tree,
-    outputs: Float[Array, "batch answers"],
-    fractions: Float[Array, "batch answers"],
-    mask: Float[Array, " batch"],
+    outputs: Fractions,
+    fractions: Fractions,
+    mask: Galaxies,
     means: optax.EmaState,
-) -> tuple[Float[Array, ""], tuple[optax.EmaState, dict[str, Float[Array, ""]]]]:
-    """From the network's outputs to the loss, through the tree.
+) -> tuple[Scalar, tuple[optax.EmaState, Scalars]]:
+    """From the network's outputs to the loss, through the tree; the mask is 0 for padding.
 
-    Args:
-      settings: what is compared, by which losses, with what weights.
-      tree: the decision tree.
-      outputs: of the network.
-      fractions: the crowd's cumulative vote fractions.
-      mask: 0 for padding.
-      means: the losses' running means, before this batch; no gradient passes through them.
-
-    Returns:
-      The loss; and beside it the running means after this batch, and for the record each term's
-      mean (`mse`, ...) and weight (`weight_mse`, ...).
+    Beside the loss come the terms' running means after this batch, through which no gradient
+    passes, and for the record each term's mean (`mse`, ...) and weight (`weight_mse`, ...).
     """
     if settings.targets == "conditional":
         predicted = trees.conditional_fractions(outputs, tree, settings.activation)
@@ -246,9 +202,7 @@ def objective(
     each = per_galaxy(settings, tree, predicted, observed, asked)
     losses = {term: masked_mean(values, mask) for term, values in each.items()}
     averaged, means = optax.ema(settings.decay).update(jax.lax.stop_gradient(losses), means)
-    if settings.weighting == "dynamic":
-        weights = dynamic_weights(averaged)
-    else:
-        weights = fixed_weights(settings.weights, settings.terms)
+    dynamic = settings.weighting == "dynamic"
+    weights = dynamic_weights(averaged) if dynamic else fixed_weights(settings)
     loss = sum((weights[term] * losses[term] for term in losses), jnp.zeros(()))
     return loss, (means, losses | {f"weight_{term}": weights[term] for term in weights})

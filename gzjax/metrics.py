@@ -18,16 +18,10 @@ Row = Float[np.ndarray, " answers"]
 
 
 def rmse(predicted: Float[np.ndarray, "..."], observed: Float[np.ndarray, "..."]) -> float:
-    """Root of the mean squared error over all galaxies and answers: the challenge's score.
-
-    Raises:
-      ValueError: different shapes, or no galaxy.
-    """
+    """Root of the mean squared error over all galaxies and answers: the challenge's score."""
     if predicted.shape != observed.shape or predicted.size == 0:
-        raise ValueError(
-            f"expected predictions and labels of one shape with at least one galaxy, found "
-            f"{predicted.shape} and {observed.shape}"
-        )
+        shapes = f"{predicted.shape} and {observed.shape}"
+        raise ValueError(f"expected one shape with at least one galaxy, found {shapes}")
     return float(np.sqrt(np.mean(_square_errors(predicted, observed))))
 
 
@@ -87,12 +81,6 @@ def rmse_interval(
     """The ends of the 95 % interval of the RMSE over galaxies: the percentile bootstrap.
 
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
-
-    Args:
-      predicted: vote fractions.
-      observed: vote fractions.
-      resamples: how often as many galaxies are drawn from these.
-      seed: of the draws.
     """
     return _interval(_root_mean, [predicted], observed, resamples, seed)
 
@@ -108,13 +96,6 @@ def rmse_difference(
 
     Both are resampled together, so what makes a galaxy hard for either does not widen the
     interval: differences far smaller than `rmse_interval` may be certain.
-
-    Args:
-      predicted: vote fractions.
-      other: vote fractions, of the same galaxies.
-      observed: vote fractions.
-      resamples: see `rmse_interval`.
-      seed: see `rmse_interval`.
     """
 
     def difference(one: np.ndarray, two: np.ndarray, axis: int) -> np.ndarray:
@@ -129,9 +110,8 @@ def accuracy(predicted: Fractions, observed: Fractions, columns: slice) -> float
 
     A tie goes to the answer that comes first, in both.
     """
-    return float(
-        np.mean(predicted[:, columns].argmax(axis=1) == observed[:, columns].argmax(axis=1))
-    )
+    likely, frequent = (votes[:, columns].argmax(axis=1) for votes in (predicted, observed))
+    return float(np.mean(likely == frequent))
 
 
 # A question counts for the galaxies for which at least this part of the volunteers were asked it,
@@ -144,15 +124,10 @@ def accuracies(
 ) -> dict[str, dict[str, Any]]:
     """`accuracy` of each question, over the galaxies for which it was asked.
 
-    Args:
-      predicted: vote fractions.
-      observed: vote fractions.
-      training_mean: its most frequent answer, always given, is the baseline.
-      tree: the decision tree.
-
     Returns:
-      {question: {`galaxies`, `accuracy`, `baseline`, and the same where the crowd agrees,
-      `agreed_galaxies`, `agreed_accuracy`, `agreed_baseline`}}; None where there is no galaxy.
+      {question: {`galaxies`, `accuracy`, `baseline` (always giving the training mean's most
+      frequent answer), and the same where the crowd agrees, `agreed_galaxies`,
+      `agreed_accuracy`, `agreed_baseline`}}; None where there is no galaxy.
     """
     constant = np.broadcast_to(training_mean, observed.shape)
     result = {}
@@ -182,15 +157,8 @@ def reliability(
     """Whether the crowd's fractions are what was predicted: by predicted value, in ten bins.
 
     The reliability diagram (Guo et al. 2017, arXiv:1706.04599, section 2), with fractions of
-    votes in place of hits.
-
-    Args:
-      predicted: in [0, 1].
-      observed: of the same shape.
-
-    Returns:
-      A dict for each bin that is not empty: `bin`, `count`, and the means `predicted` and
-      `observed`.
+    votes in place of hits. Of each bin that is not empty, its number, its count and the mean of
+    what was predicted and observed.
     """
     predicted, observed = predicted.ravel(), observed.ravel()
     bins = np.clip((predicted * BINS).astype(int), 0, BINS - 1)
@@ -227,20 +195,7 @@ def calibration(predicted: Fractions, observed: Fractions, tree: Tree) -> dict[s
 def summary(
     predicted: Fractions, observed: Fractions, training_mean: Row, tree: Tree
 ) -> dict[str, Any]:
-    """All of the above, for a report.
-
-    Args:
-      predicted: cumulative vote fractions.
-      observed: cumulative vote fractions.
-      training_mean: of the training split's cumulative vote fractions.
-      tree: the decision tree.
-
-    Returns:
-      `rmse`, `rmse_interval`, `baseline_rmse`, `q1_accuracy`, `q1_baseline_accuracy` (always
-      answering the training set's most frequent answer), `galaxies`, `rmse_per_question`,
-      `baseline_rmse_per_question`, `rmse_per_answer`, `baseline_rmse_per_answer`, `accuracies`
-      and `calibration`.
-    """
+    """All of the above, of cumulative vote fractions; baselines predict the training mean."""
     mean_row = np.broadcast_to(training_mean, observed.shape)
     answered = accuracies(predicted, observed, training_mean, tree)
     first = answered[tree.questions[0].name]

@@ -19,14 +19,11 @@ class Optimisation(Settings):
     learning_rate: the highest one.
     schedule: see `schedule`.
     warmup: epochs over which the learning rate rises, but at most half of all updates.
-    decay_rate: see `schedule`.
-    decay_every: epochs; see `schedule`.
+    decay_rate, decay_every: see `schedule`.
     weight_decay: relative to the learning rate, on kernels alone.
     clip_norm: longer gradients are scaled down to this length; 0: never.
     accumulate: batches whose gradients are averaged before one update.
-    layer_decay: see `by_depth`.
-    freeze: see `by_depth`.
-    head_warmup: epochs; see `by_depth`.
+    layer_decay, freeze, head_warmup: see `by_depth`.
     """
 
     learning_rate: float = number(1e-3, above=0)
@@ -51,27 +48,14 @@ def schedule(
     decay_rate: float = 0.1,
     decay_steps: int = 1,
 ) -> optax.Schedule:
-    """The learning rate at each update.
+    """Update -> learning rate, which rises linearly from 0 over the first `warmup` of `steps`.
 
-    Args:
-      kind: `cosine` falls to 0 at the last update (Loshchilov & Hutter 2017, arXiv:1608.03983);
-        `exponential` multiplies by `decay_rate` every `decay_steps`, smoothly; `step` does so in
-        steps; `constant` stays.
-      learning_rate: its highest value, at the end of the warm-up.
-      steps: number of updates in all.
-      warmup: updates over which the rate rises linearly from 0, counted in `steps`.
-      decay_rate: see `kind`.
-      decay_steps: see `kind`, in updates after the warm-up.
-
-    Returns:
-      A function update -> learning rate.
-
-    Raises:
-      ValueError: unknown kind.
+    From then on, `cosine` falls to 0 at the last update (Loshchilov & Hutter 2017,
+    arXiv:1608.03983); `exponential` multiplies by `decay_rate` every `decay_steps`, smoothly;
+    `step` does so in steps; `constant` stays. A ValueError names an unknown kind.
     """
-    remaining = max(1, steps - warmup)
     if kind == "cosine":
-        after = optax.cosine_decay_schedule(learning_rate, remaining)
+        after = optax.cosine_decay_schedule(learning_rate, max(1, steps - warmup))
     elif kind in ("exponential", "step"):
         after = optax.exponential_decay(
             learning_rate, max(1, decay_steps), decay_rate, staircase=kind == "step"
@@ -82,9 +66,8 @@ def schedule(
         raise ValueError(f"schedule {kind!r}: expected one of {', '.join(SCHEDULES)}")
     if warmup == 0:
         return after
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup]
-    )
+    rise = optax.linear_schedule(0.0, learning_rate, warmup)
+    return optax.join_schedules([rise, after], [warmup])
 
 
 def is_decayed(params: optax.Params) -> optax.Params:
@@ -102,14 +85,10 @@ def by_depth(
 ) -> optax.GradientTransformation:
     """Scales each parameter's update by the depth of its layer, for fine-tuning.
 
-    Args:
-      depths: how many there are; the last is the outputs'.
-      depth_of: name of a layer, the first in the parameters -> its depth, from 0.
-      layer_decay: each depth's learning rate is this factor times the next deeper one's; the last
-        depth has the full one (Clark et al. 2020, arXiv:2003.10555, section 3.2).
-      freeze: number of depths, from the images on, that do not move.
-      head_warmup: updates at the beginning in which the last depth alone moves, so that random
-        outputs do not spoil what the others have learnt.
+    Depths are those of `gzjax.models.Network`. Each one's learning rate is `layer_decay` times the
+    next deeper one's (Clark et al. 2020, arXiv:2003.10555, section 3.2). The first `freeze`, from
+    the images on, do not move. In the first `head_warmup` updates the last depth alone moves, so
+    that random outputs do not spoil what the others have learnt.
     """
 
     def due(depth: int) -> optax.GradientTransformation:
@@ -136,12 +115,7 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with clipping and accumulation.
 
-    Args:
-      learning_rate: a function update -> rate.
-      weight_decay: see `Optimisation`.
-      clip_norm: see `Optimisation`.
-      accumulate: see `Optimisation`.
-      fine_tuning: applied to the updates, such as `by_depth`.
+    `fine_tuning`, such as `by_depth`, is applied to the updates; the rest as in `Optimisation`.
     """
     chain = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
@@ -163,21 +137,12 @@ def make(
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """The learning rate at each update, and the transformation that follows it.
 
-    Args:
-      settings: of the optimisation.
-      epochs: how long the whole training lasts.
-      steps_per_epoch: batches in each.
-      depths: see `by_depth`.
-      depth_of: see `by_depth`.
-
-    Raises:
-      UserError: fewer steps than batches to accumulate, so that there would be no update.
+    A UserError says so where batches to accumulate are more than steps: there would be no update.
     """
     steps = round(epochs * steps_per_epoch)
     if settings.accumulate > steps:
-        settings.fail(
-            "accumulate", f"at most the {steps} steps of the training", str(settings.accumulate)
-        )
+        expected = f"at most the {steps} steps of the training"
+        settings.fail("accumulate", expected, str(settings.accumulate))
 
     def updates(epochs: float) -> int:
         return round(epochs * steps_per_epoch / settings.accumulate)

@@ -10,6 +10,7 @@
 Only names and values are in the message; the command line adds the flag before it.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -23,18 +24,13 @@ from gzjax.errors import UserError
 def setting(
     default: Any, expected: str, allowed: Callable[[Any], bool], names: Sequence[str] = ()
 ) -> Any:
-    """A field of `Settings`.
+    """A field of `Settings`: `allowed` says whether a value is what `expected` says in words.
 
-    Args:
-      default: its value unless given.
-      expected: what it may be, in words.
-      allowed: whether a value is that; a TypeError or ValueError means that it is not.
-      names: the values that it may have, to suggest one to who misspells it.
+    A TypeError or ValueError means that it is not. Of `names`, one close to a wrong value is
+    suggested.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={"expected": expected, "allowed": allowed, "names": tuple(names)},
-    )
+    metadata = {"expected": expected, "allowed": allowed, "names": names}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def number(
@@ -48,24 +44,14 @@ def number(
 ) -> Any:
     """A finite number, whole where the default is whole, within bounds, of a `unit` in words."""
     whole = isinstance(default, int)
+    bounds = {"above": above, "at least": least, "at most": most, "below": below}
+    described = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
     if math.isfinite(least) and math.isfinite(most):
-        bounds = [f"from {least:g} to {most:g}"]
-    else:
-        bounds = [
-            f"{word} {bound:g}"
-            for word, bound in (
-                ("above", above),
-                ("at least", least),
-                ("at most", most),
-                ("below", below),
-            )
-            if math.isfinite(bound)
-        ]
-    expected = "a whole number" if whole else "a number"
-    expected += f" of {unit}" * bool(unit) + f" {' and '.join(bounds)}" * bool(bounds)
+        described = [f"from {least:g} to {most:g}"]
+    parts = ("a whole number" if whole else "a number", unit and f"of {unit}")
+    expected = " ".join(filter(None, (*parts, " and ".join(described))))
 
     def allowed(value: Any) -> bool:
-        # Unbounded ends are infinite, so the strict comparison holds for any finite value.
         return is_number(value, whole) and above < value < below and least <= value <= most
 
     return setting(default, expected, allowed)
@@ -106,22 +92,20 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 value = tuple(value)
-            if "allowed" in field.metadata:
+            if field.metadata:
                 self._check(field, value)
             if isinstance(field.default, float):
                 value = float(value)
             object.__setattr__(self, field.name, value)
 
     def _check(self, field: "dataclasses.Field[Any]", value: Any) -> None:
-        try:
-            allowed = field.metadata["allowed"](value)
-        except (TypeError, ValueError):
-            allowed = False
-        if allowed:
-            return
-        close = difflib.get_close_matches(str(value), field.metadata["names"], 1)
+        about = field.metadata
+        with contextlib.suppress(TypeError, ValueError):
+            if about["allowed"](value):
+                return
+        close = difflib.get_close_matches(str(value), about["names"], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        self.fail(field.name, field.metadata["expected"], f"{value!r}{hint}")
+        self.fail(field.name, about["expected"], f"{value!r}{hint}")
 
     def fail(self, name: str, expected: str, found: str) -> NoReturn:
         """Raises the `UserError` of one field."""

@@ -44,14 +44,7 @@ def init_state(
     objective: Objective,
     key: PRNGKeyArray,
 ) -> TrainState:
-    """The state before the first step.
-
-    Args:
-      weights: to start from.
-      optimiser: the optax chain.
-      objective: what is minimised.
-      key: PRNG key of everything random in training.
-    """
+    """The state before the first step; everything random in training follows from the key."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         weights=weights,
@@ -67,13 +60,8 @@ def follow(average: Weights, weights: Weights, step: Int[Array, ""], decay: floa
     """The exponential moving average of weights and statistics, one step on.
 
     Early on it forgets faster, by the rule (1 + step) / (10 + step) of TensorFlow's
-    ExponentialMovingAverage, so that the weights of the start do not hold it back.
-
-    Args:
-      average: before this step.
-      weights: after it.
-      step: steps done before it.
-      decay: what the average keeps of itself at each step; 0: it is the weights.
+    ExponentialMovingAverage, so that the weights of the start do not hold it back. Later it keeps
+    `decay` of itself at each step; with 0, it is the weights. `step` is how many came before.
     """
     if decay == 0:
         return weights
@@ -95,20 +83,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One batch, from canvases to new parameters; to be jitted with `state` donated.
 
-    Args:
-      state: before the batch.
-      batch: `image` uint8[batch, canvas, canvas, 3], `fractions` float32[batch, answers], `mask`
-        float32[batch].
-      network: the network.
-      tree: the decision tree.
-      image_size: pixels a side of what the network sees.
-      augmentation: how random views are drawn.
-      objective: what is minimised.
-      optimiser: the optax chain.
-      average_decay: see `follow`.
-
-    Returns:
-      The state after the batch, and float32 scalars to record.
+    The batch has `image` uint8[batch, canvas, canvas, 3], `fractions` float32[batch, answers] and
+    `mask` float32[batch]. Beside the state come scalars to record.
     """
     view_key, network_key = jax.random.split(jax.random.fold_in(state.key, state.step))
     images = augment.random_views(view_key, batch["image"], augmentation, image_size)
@@ -152,20 +128,9 @@ def predict_step(
 ) -> dict[str, jax.Array]:
     """Cumulative vote fractions of a batch, averaged over test-time views; nothing is random.
 
-    The average of fractions that obey the tree obeys it, too.
-
-    Args:
-      weights: of the network.
-      batch: `image` uint8[batch, canvas, canvas, 3], and whatever passes through as it is.
-      network: the network.
-      tree: the decision tree.
-      activation: from outputs to fractions; see `tree.fractions`.
-      image_size: pixels a side of what the network sees.
-      test_views: how much of the canvas they show, and how far sizes differ.
-      views: how many are averaged; see `augment.grid_maps`. 1: upright.
-
-    Returns:
-      The batch with `fractions` float32[batch, answers] in place of the image.
+    `views` of them, see `augment.grid_maps`; a single one is upright. The average of fractions that
+    obey the tree obeys it, too. In the batch, `fractions` float32[batch, answers] take the place
+    of `image` uint8[batch, canvas, canvas, 3]; whatever else it has stays.
     """
     canvases = batch["image"]
 

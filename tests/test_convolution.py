@@ -9,9 +9,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from gzjax.models import convolution
 
 
-@pytest.mark.parametrize("scheme", ["same", "symmetric"])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("kernel", "shape"), [(3, (8, 8)), (5, (9, 6)), (3, (2, 3)), (5, (2, 3))])
+@pytest.mark.parametrize(("stride", "scheme"), [(1, "same"), (2, "same"), (2, "symmetric")])
+@pytest.mark.parametrize(("kernel", "shape"), [(3, (8, 8)), (5, (9, 6)), (5, (2, 3))])
 def test_shifted_depthwise_gives_the_numbers_of_lax(scheme, stride, kernel, shape):
     generator = np.random.default_rng(0)
     images = jnp.asarray(generator.normal(size=(3, *shape, 4)), jnp.float32)

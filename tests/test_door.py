@@ -58,10 +58,13 @@ def test_the_door_is_explicit_and_imports_nothing_by_itself():
     assert done.stdout.split() == [gzjax.__version__, "False"]
 
 
-def test_nothing_is_printed(world, workdirs, capsys):
-    gzjax.train(tiny.config(world, epochs=3, evaluate__views=4), workdirs[0])
-    gzjax.load_data(workdirs[0])
-    assert capsys.readouterr().out == ""
+def test_nothing_is_printed(world, workdirs, capsys, caplog):
+    config = tiny.config(world, epochs=3, evaluate__views=4)
+    gzjax.train(config, str(workdirs[0]), cache=str(workdirs[0]))
+    gzjax.load(str(workdirs[0]))
+    gzjax.load_data(str(workdirs[0]), cache=str(workdirs[0]))
+    assert capsys.readouterr() == ("", "")
+    assert "read only" not in caplog.text
 
 
 def test_a_model_has_what_predicting_needs(world, models):

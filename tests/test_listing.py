@@ -209,7 +209,7 @@ def test_what_cannot_be_listed_is_told(folder, tmp_path):
         (folder / "nowhere", "expected a folder, a pattern that fits images, or a table"),
         (f"{folder}/*.txt", "expected a folder, a pattern that fits images, or a table"),
         (folder / "notes.txt", "expected an image"),
-        (folder / "nowhere.csv", "no such table"),
+        (folder / "nowhere.csv", "no such file; expected a table"),
         (folder / "sky.csv", "expected a column of files.*found Unnamed: 0, ra"),
         (folder / "holes.csv", "row 2 has nothing in file"),
         (folder / "none.csv", "expected at least one image, found none"),

@@ -100,7 +100,7 @@ def test_what_was_packed_is_read_bit_for_bit(packed, files, crowd):
     np.testing.assert_array_equal(found.fractions, crowd.astype(np.float32))
     assert found.images.shape == (64, 17, 17, 3)
     assert len(found.images) == 64
-    for images in (found.images, packs.read_images(packed, FRAMING)):
+    for images in (found.images, read(packed, tree=None).images):
         for row in np.random.default_rng(1).permutation(64).tolist():
             np.testing.assert_array_equal(images[row], read_image(files[row], FRAMING))
 
@@ -221,9 +221,9 @@ def test_a_whole_pack_stays_as_it_is(packed, files, crowd):
 )
 def test_a_damaged_pack_is_refused_by_name_and_repaired(packed, files, crowd, spoil, named, again):
     spoil(packed)
-    for attempt in (read, lambda folder: packs.read_images(folder, FRAMING)):
+    for tree in (GZ2, None):
         with pytest.raises(UserError, match=named) as raised:
-            attempt(packed)
+            read(packed, tree)
         assert "\n" not in str(raised.value)
     images = Counted(files)
     write(packed, files, crowd, images=images)
@@ -249,12 +249,9 @@ def test_a_pack_without_its_manifest_is_none(packed, files, crowd):
     ],
 )
 def test_a_pack_of_another_framing_is_refused(packed, changes, named):
-    for attempt in (
-        lambda framing: read(packed, framing=framing),
-        lambda framing: packs.read_images(packed, framing),
-    ):
+    for tree in (GZ2, None):
         with pytest.raises(UserError, match=named):
-            attempt(FRAMING._replace(**changes))
+            read(packed, tree, FRAMING._replace(**changes))
 
 
 def another_tree(name):

@@ -13,7 +13,7 @@ import tiny
 import gzjax
 from gzjax.data import images
 from gzjax.errors import UserError
-from gzjax.run import build, loop
+from gzjax.run import build, loop, train
 from gzjax.run import config as configs
 
 
@@ -343,6 +343,30 @@ def test_moved_galaxies_are_the_same(run, world, tmp_path):
     shutil.copytree(world, tmp_path / "moved")
     data = gzjax.load_data(run()["workdir"], {"data.root": str(tmp_path / "moved")})
     assert str(tmp_path / "moved") in data.images.files[0]
+
+
+def test_processes_compare_their_galaxies_and_splits(world, tmp_path, monkeypatch):
+    table = pd.read_csv(world / "votes.csv")
+    table.iloc[::-1].to_csv(world / "reversed.csv", index=False)
+
+    def compared(**options):
+        """What a process compares before it looks for its newest checkpoint."""
+        found = []
+
+        def compare(what, value):
+            if what != "galaxies":
+                raise UserError("enough")
+            found.append(value)
+
+        monkeypatch.setattr(train.devices, "check_same_in_all_processes", compare)
+        with pytest.raises(UserError, match="enough"):
+            gzjax.train(tiny.config(world, **options), tmp_path / "run")
+        return found
+
+    values = [compared(), compared(data__test=0.3), compared(data__table="reversed.csv")]
+    assert all(len(found) == 1 for found in values)
+    assert len({found[0] for found in values}) == 3
+    assert compared() == values[0]
 
 
 def test_two_trainings_of_one_workdir_are_refused(run, world, tmp_path):

@@ -1,5 +1,6 @@
 """The two jitted programs, on one device and on eight."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +14,8 @@ from gzjax.augment import Augmentation
 from gzjax.data import devices
 from gzjax.data.images import Framing
 from gzjax.losses import Objective
-from gzjax.models import Weights
+from gzjax.models import Weights, efficientnet
+from gzjax.models.efficientnet import Stage
 from gzjax.run.model import Model, Reading, Training
 
 
@@ -64,7 +66,16 @@ def batch(crowd):
 
 @pytest.fixture(scope="module")
 def on_devices(gz2, batch):
-    """{number of devices: (compiled step, state after two steps, its metrics, first weights)}."""
+    """{number of devices: (compiled step, state after two steps, its metrics, first weights)}.
+
+    The network has two stages only, and everything in it that a longer one has.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "STAGES", (Stage(1, 3, 1, 1, 16), Stage(3, 5, 2, 6, 24)))
+        return steps_on_devices(gz2, batch)
+
+
+def steps_on_devices(gz2, batch):
     network = models.build("efficientnet-tiny", outputs=gz2.size, image_size=32)
     results = {}
     for number in (1, 8):
@@ -136,18 +147,18 @@ def test_the_average_follows_the_weights_by_hand():
 def test_a_step_averages_statistics_too_and_without_averaging_follows_at_once(on_devices):
     _, state, _, begun = on_devices[1]
     before = jax.tree.leaves(begun)
-    weights, average = jax.tree.leaves(state.weights), jax.tree.leaves(state.average)
+    weights, average = map(jax.tree.leaves, jax.device_get((state.weights, state.average)))
     for first, now, mean in zip(before, weights, average, strict=True):
         # Two steps: the average lies between where it began and where the weights are.
-        span = np.abs(np.asarray(now) - first).max()
-        assert np.abs(np.asarray(mean) - now).max() <= 2 * span + 1e-6
-    assert any(np.any(np.asarray(a) != b) for a, b in zip(average, weights, strict=True))
+        span = np.abs(now - first).max()
+        assert np.abs(mean - now).max() <= 2 * span + 1e-6
+    assert any(np.any(a != b) for a, b in zip(average, weights, strict=True))
     assert steps.follow(state.average, state.weights, state.step, 0.0) is state.weights
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plain(gz2):
-    """(state, batch) -> one step of a network with one parameter, with rate 1 and no momentum."""
+    """A state, and a step of a network with one layer, with rate 1 and no momentum."""
 
     def apply(params, batch_stats, images, *, train, key=None):
         assert train
@@ -163,19 +174,16 @@ def plain(gz2):
     optimiser = optax.with_extra_args_support(optax.sgd(1.0))
     state = steps.init_state(weights, optimiser, objective, jax.random.key(5))
 
-    def step(state, batch, **changes):
-        settings = {
-            "network": network, "tree": gz2, "image_size": 36, "augmentation": Augmentation(),
-            "objective": objective, "optimiser": optimiser, "average_decay": 0.5,
-        }  # fmt: skip
-        return jax.jit(lambda s, b: steps.train_step(s, b, **settings | changes))(state, batch)
-
-    return state, step
+    settings = {
+        "network": network, "tree": gz2, "image_size": 36, "augmentation": Augmentation(),
+        "objective": objective, "optimiser": optimiser, "average_decay": 0.5,
+    }  # fmt: skip
+    return state, jax.jit(functools.partial(steps.train_step, **settings)), settings
 
 
 def test_a_step_follows_the_gradient_of_the_galaxies_that_count(plain, batch, gz2):
     """Against numerical differences of the loss, computed here."""
-    state, step = plain
+    state, step, _ = plain
     masked = {**batch, "mask": np.float32([1] * 10 + [0] * 6)}
     after, record = step(state, masked)
 
@@ -199,7 +207,7 @@ def test_a_step_follows_the_gradient_of_the_galaxies_that_count(plain, batch, gz
 
 
 def test_a_step_takes_everything_from_the_state_before_it(plain, batch):
-    state, step = plain
+    state, step, _ = plain
     one, _ = step(state, batch)
     two, _ = step(one, batch)
     assert [int(s.step) for s in (state, one, two)] == [0, 1, 2]
@@ -214,25 +222,18 @@ def test_a_step_takes_everything_from_the_state_before_it(plain, batch):
     np.testing.assert_allclose(two.average.params["w"], old * 2 / 11 + w * 9 / 11, rtol=1e-5)
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_random_views_follow_from_the_key_of_the_state(plain, batch, same):
-    state, step = plain
+def test_random_views_follow_from_the_key_of_the_state(plain, batch):
+    state, _, settings = plain
 
     def apply(params, batch_stats, images, *, train, key=None):
         return images[:, 4, 4, :1] * params["w"], batch_stats
 
-    losses = [
-        float(
-            step(
-                state.replace(key=jax.random.key(key)),
-                batch,
-                network=SimpleNamespace(apply=apply),
-                augmentation=Augmentation(rotate=180.0),
-            )[1]["loss"]
-        )
-        for key in (1, 1 if same else 2)
-    ]
-    assert (losses[0] == losses[1]) == same
+    changes = {"network": SimpleNamespace(apply=apply), "augmentation": Augmentation(rotate=180.0)}
+    step = jax.jit(functools.partial(steps.train_step, **settings | changes))
+    one, again, other = (
+        float(step(state.replace(key=jax.random.key(key)), batch)[1]["loss"]) for key in (1, 1, 2)
+    )
+    assert one == again != other
 
 
 @pytest.fixture(scope="module")
@@ -252,11 +253,11 @@ def predicted(canvases, gz2):
     weights = Weights(jax.random.normal(jax.random.key(1), (12 * 12 * 3, gz2.size)), {})
     network = SimpleNamespace(apply=apply)
 
-    def predicted(views, activation="softmax", field=0.8, zoom=1.5, at_once=1, batch=None):
-        step = jax.jit(
-            lambda batch: steps.predict_step(
-                weights,
-                batch,
+    @functools.cache
+    def compiled(views, activation="softmax", field=0.8, zoom=1.5, at_once=1):
+        return jax.jit(
+            functools.partial(
+                steps.predict_step,
                 network=network,
                 tree=gz2,
                 activation=activation,
@@ -265,7 +266,9 @@ def predicted(canvases, gz2):
                 views=views,
             )
         )
-        result = step(canvases if batch is None else batch)
+
+    def predicted(views, batch=None, **settings):
+        result = compiled(views, **settings)(weights, canvases if batch is None else batch)
         assert set(result) == {"row", "fractions"}
         assert result["row"].tolist() == [0, 1, 2]
         return np.asarray(result["fractions"])

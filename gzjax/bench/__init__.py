@@ -1,1 +1,1 @@
-"""How fast everything is, and what each choice of a recipe is worth."""
+"""How fast everything is (`python -m gzjax.bench`), and what each choice of a recipe is worth."""

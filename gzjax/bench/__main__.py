@@ -28,19 +28,20 @@ from rich.console import Console
 from rich.table import Table
 
 from gzjax import files
-from gzjax.bench import compute, peer, reading, start, timing
+from gzjax import tree as trees
+from gzjax.bench import compute, peer, runs, timing
 from gzjax.bench.plan import Plan, Row
-from gzjax.errors import UserError
-from gzjax.run import build, command_line
+from gzjax.errors import UserError, named
+from gzjax.run import command_line
 from gzjax.run import config as configs
 
 SUBJECTS: dict[str, Callable[[Plan], list[Row]]] = {
     "step": compute.measure_step,
-    "input": reading.measure_input,
-    "e2e": reading.measure_e2e,
+    "input": runs.measure_input,
+    "e2e": runs.measure_e2e,
     "predict": compute.measure_predict,
     "augment": compute.measure_augment,
-    "start": start.measure_start,
+    "start": runs.measure_start,
     "scaling": compute.measure_scaling,
     "peer": peer.measure_peer,
 }
@@ -119,7 +120,10 @@ def plan_of(options: Any) -> Plan:
     """
     config = options.config
     recipe = configs.typed(config)
-    tree = build.load_tree(recipe.data)
+    with named("--config.data.tree: "):
+        tree = trees.load(recipe.data.tree)
+    with named("--config.loss."):
+        recipe.loss.check_tree(tree)
     plan = Plan(
         config=config,
         models=options.models or [config.model.name],

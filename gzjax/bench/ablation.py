@@ -3,14 +3,17 @@
     launch/ablation --data FOLDER --workdir runs/ablation --report docs/ablation.md [OPTION=VALUE]
 
 FOLDER is in the challenge's layout; options, such as data.on_device=True, are set for all runs.
-Runs that were interrupted resume, and those that are done are not repeated, so the same command
-may be given as often as it takes. With several devices, give each a share of the runs
+Every run resumes where it was interrupted, and finished ones are not repeated, so the same
+command may be given as often as it takes. With several devices, give each a part of the runs
 (--share 1/8 to --share 8/8), then write the page with --only_report.
 """
 
+import argparse
 import ast
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,161 +22,157 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from absl import app, flags
 from ml_collections import ConfigDict
 
 from gzjax import files
-from gzjax.errors import UserError, one_line
-from gzjax.run import build, command_line, recipes
+from gzjax import tree as trees
+from gzjax.errors import UserError
+from gzjax.run import build, command_line, recipes, recorder
 from gzjax.run import config as configs
-from gzjax.run.recorder import result_name
-from gzjax.run.report import SILENT
+from gzjax.run.report import Report
 
-RECIPE = recipes.find("gz2")
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = "gz2"
 CHALLENGE_TRAINING = 55_420  # of the challenge's 61,578 galaxies, a tenth being held out
 VIEWS = 16
 MARK = "<!-- What follows is written by launch/ablation. -->"
 
-
-class Variant(NamedTuple):
-    """One thing done differently from the recipe."""
-
-    name: str
-    question: str
-    options: Mapping[str, Any] = {}
-
-
-TERMS = "('mse', 'focal', 'kl')"
-FIXED = {"loss.terms": TERMS, "loss.weighting": "fixed"}
+TERMS = ("mse", "focal", "kl")
 NO_VIEWS = {"views.rotate": 0.0, "views.zoom": 1.0, "views.shift": 0.0, "views.flip": False}
-VARIANTS = (
-    Variant("recipe", "the recipe itself"),
-    Variant("relu", "tree head", {"loss.activation": "relu"}),
-    Variant("softplus", "tree head", {"loss.activation": "softplus"}),
-    Variant("softmax", "tree head", {"loss.activation": "softmax"}),
-    Variant("sigmoid, no tree", "tree head", {"loss.activation": "sigmoid"}),
-    Variant("MSE, focal, KL, dynamic weights", "loss", {"loss.terms": TERMS}),
-    Variant(
-        "MSE, focal, KL, fixed weights", "loss", {"loss.terms": TERMS, "loss.weighting": "fixed"}
+# What is done differently from the recipe: {variant: (what it is about, options)}.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "recipe": ("the recipe itself", {}),
+    "relu": ("tree head", {"loss.activation": "relu"}),
+    "softplus": ("tree head", {"loss.activation": "softplus"}),
+    "softmax": ("tree head", {"loss.activation": "softmax"}),
+    "sigmoid, no tree": ("tree head", {"loss.activation": "sigmoid"}),
+    "MSE, focal, KL, dynamic weights": (
+        "loss",
+        {"loss.terms": TERMS, "loss.weighting": "dynamic"},
     ),
-    Variant("conditional targets", "targets", {"loss.targets": "conditional"}),
-    Variant("from scratch", "start", {"model.weights": ""}),
-    Variant("no augmentation", "views in training", NO_VIEWS),
-    Variant("the central 56 % of an image", "what is seen", {"data.crop": 0.7}),
-    Variant("half the rate", "learning rate", {"optim.learning_rate": 1e-3}),
-)
+    "MSE, focal, KL, fixed weights": ("loss", {"loss.terms": TERMS, "loss.weighting": "fixed"}),
+    "conditional targets": ("targets", {"loss.targets": "conditional"}),
+    "from scratch": ("start", {"model.weights": ""}),
+    "no augmentation": ("views in training", NO_VIEWS),
+    "the central 56 % of an image": ("what is seen", {"data.crop": 0.7}),
+    "half the rate": ("learning rate", {"optim.learning_rate": 1e-3}),
+}
 SIZES = (500, 1000, 2000)
-# Options in epochs, of which fewer galaxies need more for as many steps.
+# Options in epochs, which are shorter on fewer galaxies.
 LENGTHS = ("optim.warmup", "optim.head_warmup", "optim.decay_every")
 
 
 class Run(NamedTuple):
-    """One training of a variant, or on a number of galaxies."""
+    """One training of one variant, or on one number of galaxies."""
 
     name: str
     seed: int
     options: Mapping[str, Any]
     workdir: Path
 
-    def result(self, split: str, views: int) -> dict[str, Any] | None:
-        """A score as the run wrote it; None if it has not got there, or the file is damaged."""
-        file = self.workdir / f"{result_name({'split': split, 'views': views})}.json"
-        try:
-            return json.loads(file.read_text())
-        except (OSError, ValueError):
-            return None
+    def results(self) -> list[dict[str, Any]]:
+        """Of validation and test, with one view and many; nothing until the run is finished."""
+        found = [
+            read(self.workdir / f"{recorder.result_name({'split': split, 'views': views})}.json")
+            for split in ("validation", "test")
+            for views in (1, VIEWS)
+        ]
+        return found if all(found) else []
 
-    @property
-    def is_done(self) -> bool:
-        """Whether it has reached its end: this is the last that it writes."""
-        return self.result("test", VIEWS) is not None
 
-    def train(self) -> None:
-        """Trains, in a process of its own, unless it is done.
+def read(file: Path) -> dict[str, Any]:
+    """A JSON object from a file; nothing if it is not there, or damaged."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
-        Raises:
-          UserError: it failed or was stopped, or the folder holds a run with other options.
-        """
-        file = self.workdir / "ablation.json"
-        try:
-            before = json.loads(file.read_text())
-        except (OSError, ValueError):  # none yet, or of a full disk
-            before = dict(self.options)
-        names = sorted(before.keys() | self.options.keys())
-        changed = [name for name in names if before.get(name) != self.options.get(name)]
-        if changed:
+
+def train(run: Run) -> None:
+    """Trains in a process of its own, unless that is done.
+
+    Raises:
+      UserError: it failed or was stopped, or the folder holds a run with other options.
+    """
+    file, options = run.workdir / "ablation.json", json.loads(json.dumps(run.options))
+    # Without it, or with a damaged one, the command below compares the options itself.
+    if before := read(file):
+        names = sorted(before.keys() | options.keys())
+        if changed := [name for name in names if before.get(name) != options.get(name)]:
             raise UserError(
                 f"{file}: a run with other options ({', '.join(changed)}); name another --workdir"
             )
-        if self.is_done:
+        if run.results():
             return
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        files.write_json(file, self.options)
-        print(f"ablation: {self.workdir.name}", flush=True)
-        command = [sys.executable, "-m", "gzjax.main", "--config", str(RECIPE)]
-        command += ["--workdir", str(self.workdir)]
-        command += [f"--config.{name}={value}" for name, value in self.options.items()]
-        done = subprocess.run(command, env=os.environ | _path(), check=False)
-        if done.returncode:
-            raise UserError(f"{self.workdir}: training ended with status {done.returncode}")
-        if not self.is_done:
-            raise UserError(f"{self.workdir}: training was stopped; the same command resumes")
-
-
-def _path() -> dict[str, str]:
-    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]])}
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    files.write_json(file, options)
+    print(f"ablation: {run.workdir.name}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "gzjax.main", "--config", RECIPE, "--workdir", str(run.workdir)]
+        + [f"--config.{name}={value}" for name, value in run.options.items()],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"{run.workdir}: training ended with status {done.returncode}, see above")
+    if not run.results():
+        raise UserError(f"{run.workdir}: training was stopped; the same command resumes it")
 
 
 def planned_runs(
     common: Mapping[str, Any], config: ConfigDict, seeds: int, training_galaxies: int, root: Path
 ) -> list[Run]:
-    """All runs, seed by seed, so that a table of all variants is there as soon as possible.
+    """All runs, seed by seed, so that there is a table of all variants as soon as possible.
 
     Args:
       common: options of all of them.
-      config: the recipe with these; variants that it is itself are not trained again.
+      config: the recipe with these; variants that are the same as it are skipped.
       seeds: how many times each variant is trained.
       training_galaxies: how many there are; fewer are trained on for as many steps.
       root: folder for all runs.
     """
-    recipe, runs = dict(configs.flatten(config)), []
-    for seed in range(seeds):
-        for name, _, options in VARIANTS:
-            if options and all(recipe[option] == value for option, value in options.items()):
-                continue
-            folder = "".join(c if c.isalnum() else "-" for c in name)
-            runs.append(
-                Run(name, seed, {**common, "seed": seed, **options}, root / f"{folder}_{seed}")
-            )
-        for size in (size for size in SIZES if size < training_galaxies):
-            longer = training_galaxies / size
-            epochs = round(common["epochs"] * longer)
-            options = {
-                **common,
-                "seed": seed,
+    recipe = dict(configs.flatten(config))
+    variants = {
+        name: options
+        for name, (_, options) in VARIANTS.items()
+        if not options or any(recipe[option] != value for option, value in options.items())
+    }
+    for size in SIZES:
+        longer = training_galaxies / size
+        epochs = round(common["epochs"] * longer)
+        if longer > 1:
+            variants[str(size)] = {
                 "data.training_galaxies": size,
                 "epochs": epochs,
                 **{name: recipe[name] * longer for name in LENGTHS},
                 "evaluate.every": max(1, epochs // 2),
             }
-            runs.append(Run(str(size), seed, options, root / f"{size}_{seed}"))
-    return runs
+
+    def folder(name: str, seed: int) -> Path:  # without what shells trip over
+        return root / f"{re.sub(r'[^a-zA-Z0-9]', '-', name)}_{seed}"
+
+    return [
+        Run(name, seed, {**common, "seed": seed, **options}, folder(name, seed))
+        for seed in range(seeds)
+        for name, options in variants.items()
+    ]
 
 
 def recipe_with(common: Mapping[str, Any]) -> ConfigDict:
     """The recipe's config, with options for all runs.
 
     Raises:
-      UserError: options that do not exist.
+      UserError: options that do not exist, or values that are not allowed.
     """
     config = recipes.recipe(RECIPE)
     unknown = common.keys() - dict(configs.flatten(config)).keys()
     if unknown:
-        raise UserError(f"{', '.join(sorted(unknown))}: {RECIPE.name} has no such option")
+        raise UserError(f"{', '.join(sorted(unknown))}: {RECIPE} has no such option")
     try:
         config.update_from_flattened_dict(common)
     except TypeError as error:
-        raise UserError(f"options of {RECIPE.name}: {one_line(error)}") from error
+        raise UserError(f"options of {RECIPE}: {error}") from error
     configs.typed(config)
     return config
 
@@ -182,47 +181,100 @@ def count_training_galaxies(config: ConfigDict) -> int:
     """How many galaxies a recipe trains on.
 
     Raises:
-      UserError: there is something wrong with them.
+      UserError: something is wrong with them.
     """
     settings = configs.typed(config).data
-    data = build.build_data(settings, build.load_tree(settings), None, False, SILENT)
+    tree = trees.load(settings.tree)
+    data = build.build_data(settings, tree, files.cache_folder(), False, Report(loud=False))
     return len(data.splits["train"])
 
 
-def share(text: str) -> tuple[int, int]:
-    """(which, of how many) from such as 2/8.
+def write_page(runs: Sequence[Run], about: str) -> str:
+    """The whole page, of the runs that are finished.
+
+    Args:
+      runs: all of them.
+      about: what was trained, and by which command.
 
     Raises:
-      UserError: something else.
+      UserError: the first run of the recipe is not finished.
     """
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise UserError(f"--share: expected such as 2/8, found {text}")
-    return int(part), int(parts)
+    first = next((run.results() for run in runs if (run.name, run.seed) == ("recipe", 0)), None)
+    if not first:
+        raise UserError("the recipe's first run is not done yet; all others are compared with it")
+    validation, _, test, _ = first
+    rows = [
+        {"variant": run.name, "seed": run.seed, "raw_rmse": np.nan, **result}
+        for run in runs
+        for result in run.results()
+    ]
+    found = pd.DataFrame(rows).set_index(["variant", "split", "views", "seed"]).sort_index()
+
+    def scores(variant: str, split: str, views: int, column: str = "rmse") -> pd.Series:
+        return found[column].loc[variant, split, views]
+
+    def row(what: str, variant: str, by_seed: pd.Series) -> list[str]:
+        against = "" if by_seed is recipe else shown(by_seed - recipe, "+")
+        return [what, variant, shown(by_seed), against]
+
+    recipe, trained = scores("recipe", "validation", 1), found.index.unique("variant")
+    variants = [
+        [
+            *row(what, name, scores(name, "validation", 1) if options else recipe),
+            shown(scores(name, "validation", VIEWS)),
+            shown(scores(name, "test", VIEWS)),
+        ]
+        for name, (what, options) in VARIANTS.items()
+        if name in trained
+    ]
+    averages = [
+        row("weights", "moving average (recipe)", recipe),
+        row("weights", "as after the last step", scores("recipe", "validation", 1, "raw_rmse")),
+        row("views", "1", recipe),
+        row("views", str(VIEWS), scores("recipe", "validation", VIEWS)),
+    ]
+    everything = test["training_galaxies"]
+    by_size = {n: scores(str(n), "test", VIEWS) for n in SIZES if str(n) in trained}
+    by_size[everything] = scores("recipe", "test", VIEWS)
+    law = ""
+    if len(by_size) > 2:  # fewer would fit any law
+        a, b = fit_power_law(list(by_size), [by_seed.mean() for by_seed in by_size.values()])
+        law = (
+            f"Fitted: RMSE = {a:.3f} n^-{b:.3f}. For the {CHALLENGE_TRAINING:,} training galaxies "
+            f"of the whole challenge that gives {a * CHALLENGE_TRAINING**-b:.4f}, an extrapolation "
+            f"by a factor of {CHALLENGE_TRAINING / everything:.0f} at this network, size and "
+            "number of steps, and without the floor that the votes' own noise sets."
+        )
+    heading = ["what", "variant", "validation", "against the recipe"]
+    parts = [
+        "# What each choice is worth",
+        about,
+        f"Validation: {validation['galaxies']} galaxies, predicting the training mean scores "
+        f"{validation['baseline_rmse']:.4f}. Test: {test['galaxies']} galaxies, "
+        f"{test['baseline_rmse']:.4f}. Data: {validation['data']}. Scores are RMSE over all vote "
+        f"fractions, with one view unless said otherwise; mean ± standard deviation over "
+        f"{len(recipe)} seeds. The second figure is the difference from the recipe's run with the "
+        "same seed: above 0 is worse. Choices are made on validation; the test column shows "
+        "whether it agrees.",
+        table([[*heading, f"{VIEWS} views", f"test, {VIEWS} views"], *variants]),
+        "## Averages, of weights and of views\n\nOf the recipe's own runs.",
+        table([heading, *averages]),
+        "## More galaxies\n\nAll with about as many steps; nested subsets of one training set.",
+        table(
+            [["training galaxies", f"test RMSE, {VIEWS} views"]]
+            + [[f"{size:,}", shown(by_seed)] for size, by_seed in by_size.items()]
+        ),
+        law,
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
-def scores_of(runs: Sequence[Run]) -> pd.DataFrame:
-    """RMSE of the runs that are done, indexed by name and seed: (split, views), and `raw`."""
-    rows = {}
-    for run in (run for run in runs if run.is_done):
-        found = {
-            (split, views): run.result(split, views)
-            for split in ("validation", "test")
-            for views in (1, VIEWS)
-        }
-        row = {place: result["rmse"] for place, result in found.items() if result}
-        raw = found["validation", 1] or {}
-        rows[run.name, run.seed] = {**row, ("raw", 1): raw.get("raw_rmse", np.nan)}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def shown(values: pd.Series, sign: str = "") -> str:
-    """Mean and standard deviation over seeds, or a dash."""
-    values = values.dropna()
-    if values.empty:
+def shown(by_seed: pd.Series, sign: str = "") -> str:
+    """Mean and standard deviation of the scores there are; a dash for none."""
+    if not by_seed.count():
         return "-"
-    spread = f" ± {values.std():.4f}" if len(values) > 1 else ""
-    return f"{values.mean():{sign}.4f}{spread}"
+    spread = f" ± {by_seed.std():.4f}" if by_seed.count() > 1 else ""
+    return f"{by_seed.mean():{sign}.4f}{spread}"
 
 
 def fit_power_law(sizes: Sequence[int], rmses: Sequence[float]) -> tuple[float, float]:
@@ -233,154 +285,107 @@ def fit_power_law(sizes: Sequence[int], rmses: Sequence[float]) -> tuple[float, 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, the first the header, as Markdown."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    header, *others = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([header, "|" + "---|" * len(rows[0]), *others])
 
 
-def write_report(runs: Sequence[Run], about: str) -> str:
-    """The whole page, of what runs are done.
-
-    Args:
-      runs: all of them.
-      about: what was trained, and by which command.
-
-    Raises:
-      UserError: the first run of the recipe is not done.
-    """
-    first = next((run for run in runs if run.name == "recipe" and run.is_done), None)
-    if first is None or first.seed:
-        raise UserError("the recipe's first run is not done yet; everything is compared with it")
-    scores = scores_of(runs)
-    base = scores.loc["recipe"]
-    one, many, test = ("validation", 1), ("validation", VIEWS), ("test", VIEWS)
-    rows = [["what", "variant", "validation", "against the recipe", "16 views", "test, 16 views"]]
-    for name, question, _ in VARIANTS:
-        if name in scores.index:
-            found = scores.loc[name]
-            difference = "" if name == "recipe" else shown(found[one] - base[one], "+")
-            rest = [difference, shown(found[many]), shown(found[test])]
-            rows.append([question, name, shown(found[one]), *rest])
-    raw, last = base["raw", 1], "as they are after the last step"
-    free = [
-        ["what", "variant", "validation", "against the recipe"],
-        ["weights", "moving average (recipe)", shown(base[one]), ""],
-        ["weights", last, shown(raw), shown(raw - base[one], "+")],
-        ["views", "1", shown(base[one]), ""],
-        ["views", f"{VIEWS}", shown(base[many]), shown(base[many] - base[one], "+")],
-    ]
-    validation, tested = (first.result(split, 1) or {} for split in ("validation", "test"))
-    everything = tested["training_galaxies"]
-    by_size = {size: scores.loc[str(size)][test] for size in SIZES if str(size) in scores.index}
-    by_size[everything] = base[test]
-    lines = [["training galaxies", "test RMSE, 16 views"]]
-    lines += [[f"{size:,}", shown(values)] for size, values in by_size.items()]
-    law = ""
-    if len(by_size) > 2:  # fewer would fit any law
-        a, b = fit_power_law(list(by_size), [values.mean() for values in by_size.values()])
-        law = (
-            f"Fitted: RMSE = {a:.3f} n^-{b:.3f}. For the {CHALLENGE_TRAINING:,} training galaxies "
-            f"of the whole challenge that says {a * CHALLENGE_TRAINING**-b:.4f}, an extrapolation "
-            f"by a factor of {CHALLENGE_TRAINING / everything:.0f} at this network, size and "
-            "number of steps, and without the floor that the votes' own noise sets."
-        )
-    return "\n\n".join(
-        part
-        for part in [
-            "# What each choice is worth",
-            about,
-            f"Validation: {validation['galaxies']} galaxies, predicting the training mean scores "
-            f"{validation['baseline_rmse']:.4f}. Test: {tested['galaxies']} galaxies, "
-            f"{tested['baseline_rmse']:.4f}. Data: {validation['data']}. Scores are RMSE over the "
-            "37 vote fractions, with one view unless said otherwise; mean ± standard deviation "
-            f"over {len(base)} seeds. The second figure is the difference to the recipe with the "
-            "same seed: more than 0 is worse. Choices are made on validation; the test column is "
-            "there to see whether it agrees.",
-            table(rows),
-            "## Averages, of weights and of views\n\nOf the recipe's own runs.",
-            table(free),
-            "## More galaxies\n\nAll with about as many steps; nested subsets of one training set.",
-            table(lines),
-            law,
-        ]
-        if part
-    )
-
-
-def update(file: Path, report: str) -> None:
-    """Writes the report below what people have written, if anything, above `MARK`."""
+def update(file: Path, page: str) -> None:
+    """Writes the page below what people have written, if anything, above `MARK`."""
     before, mark, _ = file.read_text().partition(MARK) if file.exists() else ("", "", "")
-    files.write_text(file, (before if mark else "") + f"{MARK}\n\n{report}\n")
+    files.write_text(file, (before if mark else "") + f"{MARK}\n\n{page}\n")
 
 
-def define_flags() -> None:
-    """Defines the options of the command."""
-    flags.DEFINE_string("data", None, "Folder of real galaxies in the challenge's layout.")
-    flags.DEFINE_string("workdir", "runs/ablation", "Folder for all runs.")
-    flags.DEFINE_string("report", "docs/ablation.md", "The table to write.")
-    flags.DEFINE_integer("seeds", 3, "How many times each variant is trained.", 1)
-    flags.DEFINE_integer("image_size", 128, "Pixels a side of what the network sees.", 16)
-    flags.DEFINE_integer("epochs", 20, "Passes over all training galaxies.", 1)
-    flags.DEFINE_list("only", [], "Variants and numbers of galaxies to train; default: all.")
-    flags.DEFINE_string("share", "1/1", "Which runs to do: 2/8 is the second of eight shares.")
-    flags.DEFINE_bool("only_report", False, "Train nothing; write of what there is.")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Trains what is not trained yet, then writes the report."""
-    try:
-        run(arguments[1:], flags.FLAGS)
-    except UserError as error:
-        command_line.fail(str(error))
-
-
-def run(arguments: Sequence[str], options: Any) -> None:
-    """Does what the command line says.
-
-    Args:
-      arguments: OPTION=VALUE of all runs.
-      options: values of the flags.
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line; its `options` become {option: value} for all runs.
 
     Raises:
-      UserError: a mistake in any of these, or a run that failed.
+      UserError: a mistake in it.
     """
-    if not options.data:
+    parser = argparse.ArgumentParser(
+        "launch/ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.error = command_line.fail  # type: ignore[method-assign]
+    add = parser.add_argument
+    add("--data", help="folder of real galaxies in the challenge's layout")
+    add("--workdir", type=command_line.path, default="runs/ablation", help="folder for all runs")
+    add("--report", type=command_line.path, default="docs/ablation.md", help="the page to write")
+    add("--seeds", type=int, default=3, help="how many times each variant is trained")
+    add("--image_size", type=int, default=128, help="pixels a side of what the network sees")
+    add("--epochs", type=int, default=20, help="passes over all training galaxies")
+    add("--only", default="", help="variants and numbers of galaxies to train; default: all")
+    add("--share", default="1/1", help="which runs to do: 2/8 is the second of eight parts")
+    add("--only_report", action="store_true", help="train nothing; write of what there is")
+    add("options", nargs="*", metavar="OPTION=VALUE", help="for all runs")
+    given = parser.parse_intermixed_args(arguments)
+    if not given.data:
         raise UserError("expected --data, the folder with the table and images of galaxies")
-    if not Path(options.report).parent.is_dir():
-        raise UserError(f"--report {options.report}: there is no such folder to write to")
-    part, parts = share(options.share)
-    common: dict[str, Any] = {
-        "data.root": options.data,
-        "model.image_size": options.image_size,
-        "epochs": options.epochs,
+    part, _, parts = given.share.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"--share: expected such as 2/8, found {given.share}")
+    given.share = int(part), int(parts)
+    if given.seeds < 1:
+        raise UserError(f"--seeds: expected at least 1, found {given.seeds}")
+    if not given.report.parent.is_dir():
+        raise UserError(f"--report {given.report}: there is no such folder to write to")
+    common = {
+        "data.root": given.data,
+        "model.image_size": given.image_size,
+        "epochs": given.epochs,
         "evaluate.views": VIEWS,
-        "evaluate.every": max(1, options.epochs // 2),
+        "evaluate.every": max(1, given.epochs // 2),
     }
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
+    for option in given.options:
+        name, equals, value = option.partition("=")
         if not equals:
-            raise UserError(f"expected OPTION=VALUE, found {argument}")
+            raise UserError(f"expected OPTION=VALUE, found {option}")
         try:
             common[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):  # a word
             common[name] = value
     if common["evaluate.views"] != VIEWS:
         raise UserError(f"evaluate.views: the table is of {VIEWS} views")
-    config = recipe_with(common)
+    given.options = common
+    # A variant's name may have commas, in quotes.
+    given.only = [
+        name.strip() for row in csv.reader([given.only], skipinitialspace=True) for name in row
+    ]
+    return given
+
+
+def ablate(arguments: Sequence[str]) -> None:
+    """Trains what is not trained yet, then writes the page.
+
+    Raises:
+      UserError: a mistake in the command line, or a run that failed.
+    """
+    given = parse(arguments)
+    config = recipe_with(given.options)
     galaxies = count_training_galaxies(config)
-    runs = planned_runs(common, config, options.seeds, galaxies, Path(options.workdir))
-    if unknown := set(options.only) - {run.name for run in runs}:
+    runs = planned_runs(given.options, config, given.seeds, galaxies, given.workdir)
+    if unknown := set(given.only) - {run.name for run in runs}:
         raise UserError(f"--only: there is no variant {', '.join(sorted(unknown))}")
-    if not options.only_report:
-        chosen = [run for run in runs if not options.only or run.name in options.only]
-        for chosen_run in chosen[part - 1 :: parts]:
-            chosen_run.train()
+    if not given.only_report:
+        part, parts = given.share
+        chosen = [run for run in runs if not given.only or run.name in given.only]
+        for run in chosen[part - 1 :: parts]:
+            train(run)
         if parts > 1:
             return
-    given = [argument for argument in sys.argv[1:] if argument != "--only_report"]
-    about = f"Command: `launch/ablation {' '.join(given)}`"
-    update(Path(options.report), write_report(runs, about))
+    command = " ".join(argument for argument in arguments if argument != "--only_report")
+    page = write_page(runs, f"Command: `launch/ablation {command}`")
+    update(given.report, page)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; says mistakes in one line."""
+    try:
+        ablate(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        command_line.fail(str(error))
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    main()

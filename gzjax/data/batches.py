@@ -17,7 +17,7 @@ from gzjax.data.images import FAULT, Images, fault_text
 from gzjax.errors import UserError
 
 
-class OnDevices:
+class OnDevices(Images):
     """Stands for images that the devices hold; here is only known which of them there are.
 
     Args:
@@ -26,11 +26,7 @@ class OnDevices:
     """
 
     def __init__(self, shape: tuple[int, ...], faults: np.ndarray):
-        self.shape = shape
-        self.faults = faults
-
-    def __len__(self) -> int:
-        return self.shape[0]
+        self.shape, self.faults = shape, faults
 
     def __getitem__(self, position: int) -> np.ndarray:
         raise TypeError("the devices hold the images; batches have rows alone")
@@ -53,9 +49,7 @@ class Source:
     ):
         if fractions is not None and len(images) != len(fractions):
             raise ValueError(f"{len(images)} images, but {len(fractions)} rows of fractions")
-        self.images = images
-        self.rows = rows
-        self.fractions = fractions
+        self.images, self.rows, self.fractions = images, rows, fractions
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,17 +57,15 @@ class Source:
     def batch(self, positions: Int[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
         """Puts a batch together.
 
-        Args:
-          positions: of galaxies in the source. Past the last of them is padding, so that a last
-            batch can be full without a galaxy that counts twice.
+        Positions past the last galaxy of the source are padding, so that a last batch can be full
+        without a galaxy that counts twice.
 
         Returns:
           row: int32[batch], positions in the catalogue; -1 is padding.
           mask: float32[batch], 1 for a galaxy that counts: neither padding nor unreadable.
           fault: S200[batch], why the image is unreadable; b"" where nothing is wrong.
-          image: uint8[batch, canvas, canvas, 3], unless the devices hold the images. What does
-            not count is a copy of another image in the batch, as blanks would spoil the
-            statistics of batch norm; zeros if no image is readable.
+          image: uint8[batch, canvas, canvas, 3], unless the devices hold the images; see
+            `fill_in` for what does not count.
           fractions: float32[batch, answers], if the source has any; 0 where the mask is.
         """
         row = np.full(len(positions), -1, np.int32)
@@ -96,10 +88,9 @@ class Source:
 def read_images(
     images: Images, rows: Int[np.ndarray, " batch"]
 ) -> tuple[UInt8[np.ndarray, "batch canvas canvas 3"], np.ndarray]:
-    """Reads some images; pixels of padding, -1, and of unreadable ones are undefined.
+    """The pixels of some images, and why they are unreadable: S200[batch], b"" if they are not.
 
-    Returns:
-      The pixels, and why an image is unreadable, S200[batch]; b"" if it is not.
+    Pixels of padding, -1, and of unreadable images are undefined.
     """
     pixels = np.empty((len(rows), *images.shape[1:]), np.uint8)
     faults = np.zeros(len(rows), FAULT)
@@ -114,7 +105,10 @@ def read_images(
 def fill_in(
     pixels: UInt8[np.ndarray, "batch canvas canvas 3"], readable: Bool[np.ndarray, " batch"]
 ) -> None:
-    """Puts copies of the readable images, in turn, in the places of the others; zeros for none."""
+    """Puts copies of the readable images, in turn, in the places of the others.
+
+    Blanks would spoil the statistics of batch norm; there are zeros only if no image is readable.
+    """
     kept, others = np.flatnonzero(readable), np.flatnonzero(~readable)
     pixels[others] = pixels[np.resize(kept, len(others))] if len(kept) else 0
 
@@ -146,7 +140,7 @@ def training_batches(
 
     Args:
       source: the training galaxies.
-      batch_size: over all shards together.
+      batch_size: over all shards together, which it has to be a multiple of.
       seed: of the shuffling.
       threads: batches decoded at a time, by as many threads.
       processes: worker processes, each with as many threads; 0 stays in this process.
@@ -187,14 +181,7 @@ def ordered_batches(
 ) -> grain.IterDataset:
     """Each galaxy once, in order; the last batch is filled up with padding.
 
-    Args:
-      source: the galaxies.
-      batch_size: over all shards together.
-      start: galaxies that are skipped at the beginning.
-      threads: see `training_batches`, as for the rest.
-      processes: worker processes.
-      shard: which part of each batch to deliver.
-      shards: how many there are.
+    The first `start` galaxies are skipped; for the rest see `training_batches`.
     """
     padded_to = start + -(-(len(source) - start) // batch_size) * batch_size
     dataset = (

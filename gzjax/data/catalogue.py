@@ -8,15 +8,15 @@ never silently.
 import collections
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 from jaxtyping import Float32
 
 from gzjax.data.images import check_image, find_files
@@ -31,7 +31,7 @@ CHALLENGE_IMAGES = "images_training_rev1"
 GATE_TOLERANCE = 0.02
 # More images missing or broken than this part of the catalogue is a mistake, not bad luck.
 MOST_LEFT_OUT = 0.01
-LEFT_OUT_COLUMNS = ("GalaxyID", "file", "reason")
+LEFT_OUT_COLUMNS = ["GalaxyID", "file", "reason"]
 
 
 class Catalogue(NamedTuple):
@@ -42,11 +42,9 @@ class Catalogue(NamedTuple):
 
 
 def read_table(path: Path, tree: Tree) -> pd.DataFrame:
-    """Reads and checks a CSV table of cumulative vote fractions, compressed or not.
+    """Reads and checks a table of cumulative vote fractions.
 
-    Args:
-      path: with the columns GalaxyID and the tree's, in any order; others are ignored.
-      tree: the decision tree.
+    Its columns are GalaxyID and the tree's, in any order; others are ignored.
 
     Returns:
       float32 columns in the tree's order, indexed by GalaxyID.
@@ -56,19 +54,14 @@ def read_table(path: Path, tree: Tree) -> pd.DataFrame:
         lies outside [0, 1], or breaks a gate.
     """
     wanted = ("GalaxyID", *tree.columns)
-    try:
-        table = pd.read_csv(
-            path,
-            usecols=lambda name: name in wanted,
-            dtype={"GalaxyID": str},
-            index_col=False,  # a comma at the end of each line would shift the columns
-            skip_blank_lines=False,  # they count, too, when a line is named
-            low_memory=False,
-        ).dropna(how="all")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a table of vote fractions") from None
-    except Exception as error:  # pandas and the decompressors raise many kinds
-        raise UserError(f"{path}: not readable as a CSV table: {one_line(error)}") from error
+    table, _ = read_columns(
+        path,
+        wanted,
+        dtype={"GalaxyID": str},
+        skip_blank_lines=False,  # they count, too, when a line is named
+        low_memory=False,
+    )
+    table = table.dropna(how="all")
     missing = [column for column in wanted if column not in table.columns]
     if missing:
         raise UserError(
@@ -77,6 +70,7 @@ def read_table(path: Path, tree: Tree) -> pd.DataFrame:
         )
     if table.empty:
         raise UserError(f"{path}: expected at least one galaxy, found none")
+    table["GalaxyID"] = table["GalaxyID"].map(str, na_action="ignore")  # numbers, in Parquet
     lines = table.index.to_numpy() + 2  # the header is line 1
     nameless = table["GalaxyID"].isna().to_numpy()
     if nameless.any():
@@ -98,6 +92,30 @@ def read_table(path: Path, tree: Tree) -> pd.DataFrame:
         )
     check_gates(numbers, path, tree)
     return numbers
+
+
+def read_columns(
+    path: Path, wanted: Sequence[str], **options: Any
+) -> tuple[pd.DataFrame, list[str]]:
+    """Those of the wanted columns that a CSV or Parquet table has, and the names of all of them.
+
+    CSV tables may be compressed; `options` are those of `pandas.read_csv`.
+
+    Raises:
+      UserError: no such file, or one that is not readable.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            names = pyarrow.parquet.read_schema(path).names
+            there = [name for name in names if name in wanted]
+            return pd.read_parquet(path, columns=there), names
+        options["index_col"] = False  # a comma at the end of each line would shift the columns
+        names = list(pd.read_csv(path, nrows=0, **options).columns)
+        return pd.read_csv(path, usecols=lambda name: name in wanted, **options), names
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a table") from None
+    except Exception as error:  # pandas, pyarrow and the decompressors raise many kinds
+        raise UserError(f"{path}: not readable as a table: {one_line(error)}") from error
 
 
 def check_gates(fractions: pd.DataFrame, path: Path, tree: Tree) -> None:
@@ -138,16 +156,28 @@ def find_images(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected images named by GalaxyID")
-    files: dict[str, str] = {}
-    for file in find_files(folder):
-        if fault := check_name(file):
-            raise UserError(f"{folder}: {fault}")
-        galaxy = Path(file).stem
-        if galaxy in files:
-            names = (os.path.relpath(name, folder) for name in (files[galaxy], file))
-            raise UserError(f"{folder}: {' and '.join(names)} are images of one galaxy")
-        files[galaxy] = file
-    return files
+    files = find_files(folder)
+    return by_galaxy([Path(file).stem for file in files], files, folder)
+
+
+def by_galaxy(
+    ids: Sequence[str], files: Sequence[str], where: object, advice: str = ""
+) -> dict[str, str]:
+    """{GalaxyID: file}; the message of a second image of one galaxy ends with `advice`.
+
+    Raises:
+      UserError: a name that cannot be written, or two images of one GalaxyID.
+    """
+    found: dict[str, str] = {}
+    for galaxy, file in zip(ids, files, strict=True):
+        if fault := check_name(file) or check_name(galaxy):
+            raise UserError(f"{where}: {fault}")
+        if galaxy in found:
+            raise UserError(
+                f"{where}: {found[galaxy]} and {file} are images of one galaxy, {galaxy}{advice}"
+            )
+        found[galaxy] = file
+    return found
 
 
 def read_catalogue(
@@ -158,7 +188,7 @@ def read_catalogue(
     Args:
       root: holds `table` and the folder `images`; or, where it has no `table`, the tables
         `Class1.x.csv` with a folder `Class1.x` of images beside each.
-      tree: the decision tree.
+      tree: of the table's columns.
       table: name of the table within `root`.
       images: name of the folder of images within `root`.
       decode: decode every image once to check it, instead of its header alone.
@@ -195,7 +225,7 @@ def read_catalogue(
         galaxies.assign(file=[files[galaxy] for galaxy in galaxies.index]),
         pd.DataFrame(
             [(galaxy, files.get(galaxy, ""), why) for galaxy, why in (skipped | extra).items()],
-            columns=list(LEFT_OUT_COLUMNS),
+            columns=LEFT_OUT_COLUMNS,
         ),
     )
 
@@ -212,13 +242,10 @@ def _check_images(
     return missing | broken
 
 
-def check_left_out(skipped: Mapping[str, str], galaxies: int, where: Path | str) -> None:
+def check_left_out(skipped: Mapping[str, str], galaxies: int, where: object) -> None:
     """Checks that no more galaxies are skipped than bad luck explains.
 
-    Args:
-      skipped: {GalaxyID: reason}.
-      galaxies: how many there are, with those.
-      where: they are.
+    `skipped` is {GalaxyID: reason}; `galaxies` counts those, too.
 
     Raises:
       UserError: more than `MOST_LEFT_OUT` of them; counts the reasons and names one galaxy.
@@ -250,7 +277,7 @@ def split(ids: Iterable[str], seed: int, validation: float, test: float) -> dict
     galaxies are added or taken away, and no two runs disagree.
 
     Args:
-      ids: the GalaxyIDs.
+      ids: GalaxyIDs.
       seed: another seed is another split.
       validation: which part of the galaxies.
       test: which part; a larger one holds all of a smaller.

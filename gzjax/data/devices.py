@@ -51,7 +51,7 @@ def on_devices(
 
     Args:
       batches: of this process, see `batches.Source.batch`.
-      placement: of the devices.
+      placement: where they go.
       canvases: all images, if the devices hold them; gives the batches their `image`.
 
     Yields:
@@ -88,10 +88,7 @@ def _gather(placement: Placement) -> Callable[[Array, Array], Array]:
 def hold_on_devices(data: Data, placement: Placement, progress: Callable[[int, int], None]) -> Data:
     """Puts all images into the memory of every device, where batches are gathered from them.
 
-    Args:
-      data: with images that can be read.
-      placement: of the devices.
-      progress: called with (images read, images).
+    `progress` is called with (images read, images).
 
     Returns:
       `data` with `canvases`; its batches are of rows, without images. Those that turned out
@@ -147,11 +144,7 @@ def _read_all(
 
 
 def check_same_in_all_processes(what: str, value: str) -> None:
-    """Checks that all processes of a run found the same; called by all of them at once.
-
-    Args:
-      what: it is, such as `galaxies`.
-      value: that this process found, such as a fingerprint.
+    """Checks that all processes of a run found the same value; called by all of them at once.
 
     Raises:
       UserError: another process found something else, as when one machine could not read a file.

@@ -2,8 +2,8 @@
 
 Training and prediction read images by the same `read_image`, so what one refuses, the other does,
 too. Images of a catalogue look like an array uint8[galaxies, canvas, canvas, 3] that is read one
-by one: `ImageFiles` decodes files, `ImageArrays` rescales arrays; the rendered sky and packs have
-classes of their own.
+by one: `ImageFiles` decodes files, `ImageArrays` rescales arrays; the rendered sky, packs and what
+the devices hold have classes of their own.
 """
 
 import contextlib
@@ -51,10 +51,10 @@ class Unusable(Exception):
 class Images(Protocol):
     """uint8[canvas, canvas, 3] by position; `shape` is that of all together."""
 
-    @property
-    def shape(self) -> tuple[int, ...]: ...
+    shape: tuple[int, ...]
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def __getitem__(self, position: int) -> np.ndarray: ...
 
@@ -76,11 +76,8 @@ def read_image(file: str | os.PathLike[str], framing: Framing) -> UInt8[np.ndarr
 def check_image(file: str | os.PathLike[str], decode: bool = False) -> str:
     """Why an image cannot be used; an empty string if nothing is wrong.
 
-    Always reads the header and, of a JPEG, the end-of-image marker that a truncated file lacks.
-
-    Args:
-      file: the image.
-      decode: decode every pixel, too.
+    Always reads the header and, of a JPEG, the end-of-image marker that a truncated file lacks;
+    every pixel, too, if asked to `decode`.
     """
     try:
         if decode:
@@ -175,39 +172,23 @@ def _is_16_bit_grey(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
-class ImageFiles:
+class ImageFiles(Images):
     """Images on disk, decoded when asked for; one path a galaxy."""
 
     def __init__(self, files: Sequence[str], framing: Framing):
-        self.files = list(files)
-        self.framing = framing
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of all images together."""
-        return len(self.files), self.framing.canvas, self.framing.canvas, 3
-
-    def __len__(self) -> int:
-        return len(self.files)
+        self.files, self.framing = list(files), framing
+        self.shape = (len(self.files), framing.canvas, framing.canvas, 3)
 
     def __getitem__(self, position: int) -> np.ndarray:
         return read_image(self.files[position], self.framing)
 
 
-class ImageArrays:
+class ImageArrays(Images):
     """Images in memory, cut out and rescaled as files are, when asked for."""
 
     def __init__(self, pixels: UInt8[np.ndarray, "galaxies height width 3"], framing: Framing):
-        self.pixels = pixels
-        self.framing = framing
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of all images together."""
-        return len(self.pixels), self.framing.canvas, self.framing.canvas, 3
-
-    def __len__(self) -> int:
-        return len(self.pixels)
+        self.pixels, self.framing = pixels, framing
+        self.shape = (len(pixels), framing.canvas, framing.canvas, 3)
 
     def __getitem__(self, position: int) -> np.ndarray:
         image = Image.fromarray(self.pixels[position])

@@ -4,16 +4,15 @@ import glob
 import hashlib
 import numbers
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet
 
 from gzjax.data import packs
-from gzjax.data.catalogue import check_name
+from gzjax.data.catalogue import by_galaxy, read_columns
 from gzjax.data.images import (
     SUFFIXES,
     Framing,
@@ -24,7 +23,7 @@ from gzjax.data.images import (
     in_order,
     is_image,
 )
-from gzjax.errors import UserError, one_line
+from gzjax.errors import UserError
 
 # What tables in this field call the column of files, and that of galaxies; the first one there.
 FILE_COLUMNS = ("file", "file_loc", "filename", "path", "image")
@@ -55,7 +54,7 @@ class Listing(NamedTuple):
         if self.pixels is not None:
             return ImageArrays(self.pixels, framing)
         if self.pack is not None:
-            return packs.read_images(self.pack, framing)
+            return packs.read(self.pack, tree=None, framing=framing).images
         return ImageFiles(self.files, framing)
 
     @property
@@ -101,16 +100,9 @@ def list_images(what: Any) -> Listing:
     where = what if isinstance(what, str | os.PathLike) else "images"
     if not listing.ids:
         raise UserError(f"{where}: expected at least one image, found none")
-    seen: dict[str, str] = {}
-    for galaxy, file in zip(listing.ids, listing.files, strict=False):  # others have no files
-        if fault := check_name(galaxy) or check_name(file):
-            raise UserError(f"{where}: {fault}")
-        if galaxy in seen:
-            raise UserError(
-                f"{where}: {seen[galaxy]} and {file} are images of one galaxy, {galaxy}; a table "
-                f"with the columns {ID_COLUMNS[0]} and {FILE_COLUMNS[0]} can name them"
-            )
-        seen[galaxy] = file
+    if listing.files:
+        advice = f"; a table with the columns {ID_COLUMNS[0]} and {FILE_COLUMNS[0]} can name them"
+        by_galaxy(listing.ids, listing.files, where, advice)
     return listing
 
 
@@ -122,7 +114,11 @@ def _of_path(name: str) -> Listing:
         files = find_files(path)
         expected = "no image in this folder; expected files such as 100008.jpg"
     elif name.lower().endswith(TABLES):
-        return _of_table(_read_table(path), name, path.parent)
+        # As text, since a galaxy may be called 007, or NA.
+        table, names = read_columns(
+            path, (*FILE_COLUMNS, *ID_COLUMNS), dtype=str, keep_default_na=False
+        )
+        return _of_table(table, name, path.parent, names)
     elif path.is_file():
         files = [name]
         expected = f"expected an image ({', '.join(SUFFIXES)}), a folder of them, or a table"
@@ -135,37 +131,22 @@ def _of_path(name: str) -> Listing:
     return Listing([Path(file).stem for file in files], files)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """The columns of files and of galaxies, of the hundreds that tables of surveys have."""
-    wanted = (*FILE_COLUMNS, *ID_COLUMNS)
-    try:
-        if path.suffix.lower() == ".parquet":
-            names = pyarrow.parquet.read_schema(path).names
-            table = pd.read_parquet(path, columns=[name for name in names if name in wanted])
-        else:
-            names = list(pd.read_csv(path, nrows=0, index_col=False).columns)
-            table = pd.read_csv(
-                path,
-                dtype=str,
-                usecols=lambda name: name in wanted,
-                keep_default_na=False,  # a galaxy may be called NA
-                index_col=False,  # a comma at the end of each line would shift the columns
-            )
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such table of images") from None
-    except Exception as error:  # pandas, pyarrow and the decompressors raise many kinds
-        raise UserError(f"{path}: not readable as a table: {one_line(error)}") from error
-    _column_of_files(names, str(path))
-    return table
-
-
-def _of_table(table: pd.DataFrame, where: str, folder: str | Path) -> Listing:
-    column = _column_of_files(table.columns, where)
-    files = [os.path.join(folder, name) for name in _names(table[column], where, str)]
-    known = _first(ID_COLUMNS, table.columns)
-    if known is None:
+def _of_table(
+    table: pd.DataFrame, where: str, folder: str | Path, names: Iterable[object] = ()
+) -> Listing:
+    """Of a table with these and perhaps more columns: `names`, if it has been read in part."""
+    of_files = [name for name in FILE_COLUMNS if name in table.columns]
+    of_galaxies = [name for name in ID_COLUMNS if name in table.columns]
+    if not of_files:
+        found = list(map(str, names or table.columns))
+        raise UserError(
+            f"{where}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
+            f"{', '.join(found[:8])}"
+        )
+    files = [os.path.join(folder, name) for name in _names(table[of_files[0]], where, str)]
+    if not of_galaxies:
         return Listing([Path(file).stem for file in files], files)
-    return Listing(_names(table[known], where, str, numbers.Integral), files)
+    return Listing(_names(table[of_galaxies[0]], where, str, numbers.Integral), files)
 
 
 def _of_arrays(pixels: np.ndarray) -> Listing:
@@ -196,18 +177,3 @@ def _names(column: pd.Series, where: str, *kinds: type) -> list[str]:
                 f"{type(value).__name__}"
             )
     return list(map(str, values))
-
-
-def _column_of_files(columns: Iterable[str], where: str) -> str:
-    columns = list(columns)
-    column = _first(FILE_COLUMNS, columns)
-    if column is None:
-        raise UserError(
-            f"{where}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
-            f"{', '.join(map(str, columns[:8]))}"
-        )
-    return column
-
-
-def _first(names: Sequence[str], columns: Iterable[str]) -> str | None:
-    return next((name for name in names if name in columns), None)

@@ -38,15 +38,9 @@ def write(
 ) -> None:
     """Packs galaxies, or resumes where it was interrupted; a whole pack stays as it is.
 
-    Shards are written by as many threads as the machine runs well: Pillow decodes without
-    Python's lock.
-
-    Args:
-      folder: of the pack; made if need be.
-      data: the galaxies. Images that turn out unreadable are not in the pack, but among its
-        `left_out`.
-      shard: galaxies of each shard.
-      progress: called with (galaxies done, galaxies).
+    Images that turn out unreadable are not in the pack, but among its `left_out`. Shards, of so
+    many galaxies each, are written by as many threads as the machine runs well: Pillow decodes
+    without Python's lock. `progress` is called with (galaxies done, galaxies).
 
     Raises:
       UserError: the folder holds something else, or a pack of something else; it has no room, or
@@ -63,7 +57,7 @@ def write(
     before = _check_folder(folder, about, data.tree)
     if before is not None:
         with contextlib.suppress(UserError):
-            packs.check_whole(folder, before)
+            packs.check_whole(folder, before, data.tree)
             return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +80,11 @@ def _write(
     missing = {file: rows for file, rows in shards.items() if _galaxies_in(file) != len(rows)}
     unreadable: dict[int, str] = {}
     done = galaxies - sum(map(len, missing.values()))
-    _check_room(folder, (galaxies - done) * data.framing.canvas**2 * 3)
+    needed, free = (galaxies - done) * data.framing.canvas**2 * 3, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: the pack needs {needed / 1e9:.1f} GB, only {free / 1e9:.1f} GB are free"
+        )
     write_json(folder / packs.UNFINISHED, about)
     (folder / packs.MANIFEST).unlink(missing_ok=True)
     progress(done, galaxies)
@@ -157,12 +155,7 @@ def _source_hash(data: Data) -> str:
 
 
 def _check_folder(folder: Path, about: Mapping[str, Any], tree: Tree) -> dict[str, Any] | None:
-    """The manifest of the pack in a folder, if there is one.
-
-    Raises:
-      UserError: the folder holds something else, or a pack, whole or half-written, of something
-        else.
-    """
+    """The manifest of the pack in a folder, if there is one; a `UserError` if it is another's."""
     for name in (packs.MANIFEST, packs.UNFINISHED):
         before = packs.read_json(folder / name)
         if before is None:
@@ -187,14 +180,6 @@ def _check_folder(folder: Path, about: Mapping[str, Any], tree: Tree) -> dict[st
     if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
         raise UserError(f"{folder}: expected a new or empty folder, or that of a pack")
     return None
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder}: the pack needs {needed / 1e9:.1f} GB, only {free / 1e9:.1f} GB are free"
-        )
 
 
 def _galaxies_in(file: Path) -> int:

@@ -31,7 +31,7 @@ import pandas as pd
 from jaxtyping import Float32, UInt8
 
 from gzjax.data import catalogue
-from gzjax.data.images import Framing, Unusable
+from gzjax.data.images import Framing, Images, Unusable
 from gzjax.errors import UserError, named, one_line
 from gzjax.tree import Tree
 
@@ -42,7 +42,7 @@ MANIFEST, UNFINISHED, TABLE = "manifest.json", "unfinished.json", "galaxies.npz"
 _AGAIN = "pack the galaxies again"
 
 
-class PackedImages:
+class PackedImages(Images):
     """Images of a pack, read when asked for, by any thread; files are opened at their first use.
 
     Args:
@@ -59,9 +59,6 @@ class PackedImages:
         self.records = grain.sources.ArrayRecordDataSource(
             [f"{file}[0:{count}]" for file, count in zip(files, galaxies, strict=True)]
         )
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, position: int) -> np.ndarray:
         try:
@@ -84,45 +81,37 @@ class Pack(NamedTuple):
 
     ids: tuple[str, ...]
     images: PackedImages
-    fractions: np.ndarray
+    fractions: Float32[np.ndarray, "galaxies answers"]
     left_out: pd.DataFrame
     label: str
 
 
-def read(folder: Path, *, tree: Tree, framing: Framing) -> Pack:
-    """Opens a pack; images are read when asked for.
-
-    Args:
-      folder: of the pack.
-      tree: expected of it.
-      framing: expected of it.
+def read(folder: Path, *, tree: Tree | None, framing: Framing) -> Pack:
+    """Opens a pack of this tree (None: of any) and framing; images are read when asked for.
 
     Raises:
       UserError: no pack, a half-written or damaged one, one of another format, tree or framing.
     """
     manifest = read_manifest(folder)
     theirs = tree_of(folder, manifest)
-    if theirs != tree:
+    if tree is not None and theirs != tree:
         raise UserError(
             f"{folder}: expected a pack of the tree {tree.name}, found one of "
             f"{'another tree of that name' if theirs.name == tree.name else theirs.name}; name "
             f"that tree, or {_AGAIN}, into another folder"
         )
-    ids, fractions = check_whole(folder, manifest)
-    return Pack(
-        ids=ids,
-        images=_images(folder, manifest, framing),
-        fractions=fractions,
-        left_out=pd.DataFrame(manifest["left_out"], columns=list(catalogue.LEFT_OUT_COLUMNS)),
-        label=manifest["label"],
-    )
-
-
-def read_images(folder: Path, framing: Framing) -> PackedImages:
-    """The images of a pack, whatever its tree; see `read`."""
-    manifest = read_manifest(folder)
-    check_whole(folder, manifest)
-    return _images(folder, manifest, framing)
+    ids, fractions = check_whole(folder, manifest, theirs)
+    for option, expected in framing._asdict().items():
+        if manifest[option] != expected:
+            raise UserError(
+                f"{option}: {expected}, but {folder} was packed with {manifest[option]}; set it "
+                f"so, or {_AGAIN}, into another folder"
+            )
+    files = [folder / shard["file"] for shard in manifest["shards"]]
+    galaxies = [shard["galaxies"] for shard in manifest["shards"]]
+    images = PackedImages(files, galaxies, framing.canvas)
+    left_out = pd.DataFrame(manifest["left_out"], columns=catalogue.LEFT_OUT_COLUMNS)
+    return Pack(ids, images, fractions, left_out, manifest["label"])
 
 
 def is_pack(folder: Path) -> bool:
@@ -132,11 +121,7 @@ def is_pack(folder: Path) -> bool:
 
 
 def read_ids(folder: Path) -> tuple[str, ...]:
-    """GalaxyIDs of a pack, in its order.
-
-    Raises:
-      UserError: no pack, a half-written one, or its table is damaged.
-    """
+    """GalaxyIDs of a pack, in its order; see `read`."""
     read_manifest(folder)
     return _read_table(folder)[0]
 
@@ -171,7 +156,7 @@ def tree_of(folder: Path, manifest: Mapping[str, Any]) -> Tree:
 
 
 def check_whole(
-    folder: Path, manifest: Mapping[str, Any]
+    folder: Path, manifest: Mapping[str, Any], tree: Tree
 ) -> tuple[tuple[str, ...], Float32[np.ndarray, "galaxies answers"]]:
     """GalaxyIDs and vote fractions of a pack of which nothing is missing.
 
@@ -185,25 +170,9 @@ def check_whole(
         if size != shard["bytes"]:
             raise UserError(f"{file}: expected {shard['bytes']} bytes, found {size}{again}")
     ids, fractions = _read_table(folder, again)
-    tree = tree_of(folder, manifest)
     if catalogue.fingerprint(ids, fractions, tree) != manifest["fingerprint"]:
         raise UserError(f"{folder / TABLE}: other galaxies than when it was written{again}")
     return ids, fractions
-
-
-def _images(folder: Path, manifest: Mapping[str, Any], framing: Framing) -> PackedImages:
-    for option, expected in framing._asdict().items():
-        if manifest[option] != expected:
-            raise UserError(
-                f"{option}: {expected}, but {folder} was packed with {manifest[option]}; set it "
-                f"so, or {_AGAIN}, into another folder"
-            )
-    shards = manifest["shards"]
-    return PackedImages(
-        [folder / shard["file"] for shard in shards],
-        [shard["galaxies"] for shard in shards],
-        framing.canvas,
-    )
 
 
 def _read_table(folder: Path, advice: str = "") -> tuple[tuple[str, ...], np.ndarray]:

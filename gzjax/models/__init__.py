@@ -9,16 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float32, PRNGKeyArray, PyTree
 
 from gzjax.models import convolution, efficientnet
 from gzjax.settings import Settings, choice, number, setting
 
 NAMES = tuple(efficientnet.VARIANTS)
-
-# Of the images that public weights were trained on, in [0, 1].
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +43,13 @@ class Conventions(NamedTuple):
 
     padding: `same` (TensorFlow's) or `symmetric` (PyTorch's); see `convolution.padding_of`.
     norm_epsilon: added to the variance by batch norm.
-    mean: subtracted from each colour of the images.
-    deviation: each colour is then divided by it.
+    mean, deviation: of each colour, in [0, 1], in the images of training; here those of ImageNet.
     """
 
     padding: str = "same"
     norm_epsilon: float = 1e-3
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    deviation: tuple[float, ...] = IMAGENET_DEVIATION
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    deviation: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Conventions":
@@ -67,11 +62,7 @@ TENSORFLOW = Conventions()
 
 
 class Weights(NamedTuple):
-    """What a network computes with: nested dicts of float32 arrays.
-
-    params: what is learnt, by layer.
-    batch_stats: batch norm's means and variances, by layer.
-    """
+    """What is learnt, and batch norm's means and variances: nested dicts of arrays by layer."""
 
     params: PyTree[Float32[Array, "..."]]
     batch_stats: PyTree[Float32[Array, "..."]]
@@ -80,10 +71,9 @@ class Weights(NamedTuple):
 class Network(NamedTuple):
     """A network as functions of its parameters.
 
-    init: PRNG key -> Weights.
     apply: (params, batch_stats, images, *, train, key=None) -> (outputs, batch_stats), where
-      images are float[batch, height, width, 3] in [0, 1], outputs float32[batch, outputs], and the
-      statistics are new ones in training. Training needs a PRNG key.
+      images are float[batch, height, width, 3] in [0, 1], and the statistics are new ones in
+      training. Training needs a PRNG key.
     depths: how many depths its layers lie at, from the images to the outputs.
     depth_of: name of a layer, the first in the parameters -> its depth, from 0.
     """
@@ -114,7 +104,7 @@ def build(
       outputs: how many numbers an image gets.
       image_size: pixels a side, for `init`; `apply` takes any.
       dtype: of the computation; parameters, batch-norm statistics and outputs are float32.
-      stochastic_depth: probability that training skips the last block; lower for earlier ones.
+      stochastic_depth: see `NetworkSettings`.
       dropout: rate for the last features; None takes the published one.
       output_bias: where the outputs start; above 0, so that a ReLU after them has a gradient.
       frozen: so many depths, from the images on, keep their parameters and statistics in training.
@@ -146,14 +136,7 @@ def build(
         variables = module.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
         return Weights(variables["params"], variables["batch_stats"])
 
-    def apply(
-        params: Any,
-        batch_stats: Any,
-        images: Float[Array, "batch height width 3"],
-        *,
-        train: bool,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float32[Array, "batch outputs"], Any]:
+    def apply(params, batch_stats, images, *, train, key=None):
         images = (images - jnp.asarray(conventions.mean)) / jnp.asarray(conventions.deviation)
         variables = {"params": params, "batch_stats": batch_stats}
         rngs = None if key is None else {"dropout": key}

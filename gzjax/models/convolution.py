@@ -17,7 +17,6 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 METHODS = ("xla", "shifted")
-PADDINGS = ("same", "symmetric")
 
 
 def fastest_method() -> str:
@@ -25,24 +24,14 @@ def fastest_method() -> str:
     return "shifted" if jax.default_backend() == "cpu" else "xla"
 
 
-def padding_of(shape: tuple[int, int], kernel: int, stride: int, scheme: str) -> Padding:
-    """Zeros to put around an image.
+def padding_of(shape: tuple[int, ...], kernel: int, stride: int, scheme: str) -> Padding:
+    """Zeros to put around an image of this height and width: ((above, below), (left, right)).
 
-    Args:
-      shape: height and width of the image.
-      kernel: side of the kernel.
-      stride: of the convolution.
-      scheme: `same`, TensorFlow's: the result has ceil(side / stride) pixels, and an odd zero goes
-        behind; or `symmetric`, PyTorch's: half a kernel on both sides, whatever the stride.
-
-    Returns:
-      ((above, below), (left, right)).
-
-    Raises:
-      ValueError: an unknown scheme.
+    In TensorFlow's scheme, `same`, the result has ceil(side / stride) pixels, and an odd zero goes
+    behind. In PyTorch's, `symmetric`, half a kernel is on both sides, whatever the stride.
     """
-    if scheme not in PADDINGS:
-        raise ValueError(f"padding {scheme!r}: expected one of {', '.join(PADDINGS)}")
+    if scheme not in ("same", "symmetric"):
+        raise ValueError(f"padding {scheme!r}: expected one of same, symmetric")
     if scheme == "symmetric":
         return ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2))
 
@@ -59,14 +48,7 @@ def dense(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "batch rows columns outputs"]:
-    """Convolution over all channels; one by one pixel and stride 1 is a matrix product.
-
-    Args:
-      images: of the kernel's dtype.
-      kernel: of the convolution.
-      stride: of the result's pixels.
-      padding: see `padding_of`.
-    """
+    """Convolution over all channels; one by one pixel and stride 1 is a matrix product."""
     if kernel.shape[:2] == (1, 1) and stride == 1:
         # As one matrix of all pixels: the kernel's gradient then sums over one axis, not three,
         # which takes a CPU a third of the time.
@@ -84,18 +66,7 @@ def depthwise(
     padding: Padding,
     method: str,
 ) -> Float[Array, "batch rows columns channels"]:
-    """Convolution of each channel with a kernel of its own.
-
-    Args:
-      images: of the kernel's dtype.
-      kernel: one for each channel.
-      stride: of the result's pixels.
-      padding: see `padding_of`.
-      method: one of `METHODS`.
-
-    Raises:
-      ValueError: an unknown method.
-    """
+    """Convolution of each channel with a kernel of its own, by one of `METHODS`."""
     if method not in METHODS:
         raise ValueError(f"depthwise method {method!r}: expected one of {', '.join(METHODS)}")
     if method == "shifted":
@@ -133,10 +104,8 @@ def _weighted_windows(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.
     taps = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
     windows = _windows(padded, kernel.shape[0], stride)
     # Summed in float32, as XLA's own convolution does: k * k roundings to bfloat16 would add up.
-    total = functools.reduce(
-        jnp.add, [window * tap for window, tap in zip(windows, taps, strict=True)]
-    )
-    return total.astype(padded.dtype)
+    products = [window * tap for window, tap in zip(windows, taps, strict=True)]
+    return functools.reduce(jnp.add, products).astype(padded.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -154,29 +123,17 @@ def _shifted_backward(stride, residuals, gradient):
     # To the image: the same sum of shifts, with the kernel turned round. Strides leave zeros
     # between the gradient's pixels, and rows or columns at the end that no window reached.
     unreached = [(extent - side) % stride for extent in padded.shape[1:3]]
-    spread = lax.pad(
-        gradient,
-        jnp.zeros((), gradient.dtype),
-        (
-            (0, 0, 0),
-            *((side - 1, side - 1 + rest, stride - 1) for rest in unreached),
-            (0, 0, 0),
-        ),
-    )
+    around = [(side - 1, side - 1 + rest, stride - 1) for rest in unreached]
+    zero = jnp.zeros((), gradient.dtype)
+    spread = lax.pad(gradient, zero, [(0, 0, 0), *around, (0, 0, 0)])
     to_image = _weighted_windows(spread, kernel[::-1, ::-1], 1)
     # To the kernel: k * k sums over all pixels. One variadic reduction reads the gradient once for
     # all of them. It stops at each image: so it runs on all cores, rounds less, and on several
     # devices leaves the sum over images a plain all-reduce, where a variadic one gathers parts.
-    products = [
-        (window * gradient).astype(jnp.float32) for window in _windows(padded, side, stride)
-    ]
+    windows = _windows(padded, side, stride)
+    products = [(window * gradient).astype(jnp.float32) for window in windows]
     zeros = [jnp.zeros((), jnp.float32)] * len(products)
-    sums = lax.reduce(
-        products,
-        zeros,
-        lambda left, right: [a + b for a, b in zip(left, right, strict=True)],
-        (1, 2),
-    )
+    sums = lax.reduce(products, zeros, lambda *pair: list(map(jnp.add, *pair)), (1, 2))
     to_kernel = jnp.stack(sums).sum(axis=1).reshape(kernel.shape)
     return to_image, to_kernel.astype(kernel.dtype)
 

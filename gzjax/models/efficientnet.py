@@ -125,6 +125,10 @@ def plan(variant: Variant, stochastic_depth: float = 0.0) -> tuple[BlockPlan, ..
     )
 
 
+# Batch, height, width and channels, of which the last three change on the way.
+Images = Float[Array, "batch _ _ _"]
+
+
 class Details(NamedTuple):
     """What the same network does differently under other weights or on other machines."""
 
@@ -156,21 +160,17 @@ class Convolution(nn.Module):
     bias: bool = False
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "batch height width inputs"]
-    ) -> Float[Array, "batch rows columns outputs"]:
+    def __call__(self, images: Images) -> Images:
         inputs = 1 if self.depthwise else images.shape[-1]
         shape = (self.kernel, self.kernel, inputs, self.outputs)
         kernel = self.param("kernel", fan_out_normal, shape).astype(self.details.dtype)
         images = images.astype(self.details.dtype)
-        _, height, width, _ = images.shape
         padding = convolution.padding_of(
-            (height, width), self.kernel, self.stride, self.details.padding
+            images.shape[1:3], self.kernel, self.stride, self.details.padding
         )
         if self.depthwise:
-            images = convolution.depthwise(
-                images, kernel, self.stride, padding, self.details.depthwise
-            )
+            method = self.details.depthwise
+            images = convolution.depthwise(images, kernel, self.stride, padding, method)
         else:
             images = convolution.dense(images, kernel, self.stride, padding)
         if self.bias:
@@ -187,9 +187,7 @@ class Block(nn.Module):
     details: Details
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "batch height width inputs"], train: bool
-    ) -> Float[Array, "batch rows columns outputs"]:
+    def __call__(self, images: Images, train: bool) -> Images:
         block, details = self.plan, self.details
         wide = block.inputs * block.expansion
         activation = nn.relu6 if self.lite else silu(details)
@@ -211,10 +209,9 @@ class Block(nn.Module):
         if block.stride != 1 or block.inputs != block.outputs:
             return images
         if train and block.drop > 0:
-            kept = jax.random.bernoulli(
-                self.make_rng("dropout"), 1 - block.drop, (len(images), 1, 1, 1)
-            )
-            images = jnp.where(kept, images / (1 - block.drop), 0)
+            keep, key = 1 - block.drop, self.make_rng("dropout")
+            kept = jax.random.bernoulli(key, keep, (len(images), 1, 1, 1))
+            images = jnp.where(kept, images / keep, 0)
         return shortcut + images
 
 
@@ -230,9 +227,7 @@ class EfficientNet(nn.Module):
     details: Details
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "batch height width 3"], train: bool
-    ) -> Float32[Array, "batch outputs"]:
+    def __call__(self, images: Images, train: bool) -> Float32[Array, "batch outputs"]:
         variant, details = self.variant, self.details
         activation = nn.relu6 if variant.lite else silu(details)
 

@@ -57,10 +57,7 @@ def framework_of(file: str, tensors: Collection[str]) -> str | None:
     """What weights were trained in, by the names of their file and their tensors.
 
     Those of `efficientnet-pytorch`, known by their names, were converted from TensorFlow, as were
-    those that timm calls `tf_`.
-
-    Returns:
-      `tensorflow`, `pytorch`, or None where the names do not say.
+    those that timm calls `tf_`. None: the names do not say.
     """
     if "_conv_stem.weight" in tensors or file.startswith("tf_"):
         return "tensorflow"
@@ -68,14 +65,9 @@ def framework_of(file: str, tensors: Collection[str]) -> str | None:
 
 
 def naming(network: str, tensors: Collection[str]) -> Callable[[Sequence[str]], str]:
-    """How the publishers of weights call our arrays.
+    """Our names on the way to an array, such as (block_1_0, expand, kernel) -> the publishers'.
 
-    Args:
-      network: one of `models.NAMES`.
-      tensors: their names for all.
-
-    Returns:
-      (our names on the way to an array, such as block_1_0, expand, kernel) -> theirs.
+    Who published the weights is known by the names of all `tensors`.
     """
     blocks = [(block.stage, block.repeat) for block in plan(VARIANTS[network])]
     lukemelas = "_conv_stem.weight" in tensors

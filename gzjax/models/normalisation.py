@@ -17,6 +17,9 @@ from jaxtyping import Array, Float, Float32
 
 PIXELS = (0, 1, 2)
 
+Images = Float[Array, "batch height width channels"]
+Channels = Float32[Array, " channels"]
+
 
 class BatchNorm(nn.Module):
     """As flax's BatchNorm over all but the last axis, with the same parameters and statistics."""
@@ -27,9 +30,7 @@ class BatchNorm(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> Float[Array, "batch height width channels"]:
+    def __call__(self, images: Images) -> Images:
         shape = images.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape)
@@ -49,25 +50,11 @@ class BatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalise(
-    images: Float[Array, "batch height width channels"],
-    scale: Float32[Array, " channels"],
-    bias: Float32[Array, " channels"],
-    epsilon: float,
-) -> tuple[
-    Float32[Array, "batch height width channels"],
-    Float32[Array, " channels"],
-    Float32[Array, " channels"],
-]:
+    images: Images, scale: Channels, bias: Channels, epsilon: float
+) -> tuple[Images, Channels, Channels]:
     """Images of mean `bias` and standard deviation `scale` in each channel, over a batch.
 
-    Args:
-      images: in any precision.
-      scale: of the results.
-      bias: of the results.
-      epsilon: added to the variance.
-
-    Returns:
-      The images so normalised, and the mean and the variance that they had.
+    Beside them, the mean and the variance that they had, to which epsilon is added.
     """
     return _normalise_forward(images, scale, bias, epsilon)[0]
 

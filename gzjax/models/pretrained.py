@@ -25,18 +25,14 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 class Published(NamedTuple):
-    """Weights under the names of whoever published them.
-
-    tensors: by name; kernels as PyTorch has them, float[outputs, inputs, height, width].
-    conventions: what they were trained under.
-    """
+    """Weights by the names of whoever published them; kernels as PyTorch has them, OIHW."""
 
     tensors: dict[str, np.ndarray]
     conventions: Conventions
 
 
 def read(weights: str, network: str, conventions: str = "auto") -> Published:
-    """Gets public weights.
+    """Gets public weights; a UserError says what is missing or cannot be read.
 
     Args:
       weights: `imagenet`, the best public ones for the network; a repository on the Hugging Face
@@ -44,9 +40,6 @@ def read(weights: str, network: str, conventions: str = "auto") -> Published:
       network: one of `models.NAMES`.
       conventions: `tensorflow` or `pytorch`, what the weights were trained in; `auto` follows
         a `config.json` beside the file, or the names in it.
-
-    Raises:
-      UserError: no such weights, or not of the kind that can be read.
     """
     path = find(weights, network)
     tensors = read_file(path)
@@ -56,11 +49,7 @@ def read(weights: str, network: str, conventions: str = "auto") -> Published:
 
 
 def find(weights: str, network: str) -> Path:
-    """The file of the weights that `read` takes, fetched if it has to be.
-
-    Raises:
-      UserError: there are none.
-    """
+    """The file of the weights that `read` takes, fetched if it has to be."""
     path = Path(weights)
     if weights == "imagenet":
         if network not in IMAGENET:
@@ -82,11 +71,7 @@ def find(weights: str, network: str) -> Path:
 
 
 def read_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by name.
-
-    Raises:
-      UserError: no such file, or nothing that can be read as tensors.
-    """
+    """The tensors of a file by name."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: expected a file of weights, one of {', '.join(SUFFIXES)}")
     read = _safetensors if path.suffix == ".safetensors" else torch_file.read_tensors
@@ -104,16 +89,12 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
             kind = file.get_slice(name).get_dtype()
             # bfloat16 is numpy's since `ml_dtypes`, which jax imports.
             if not re.fullmatch(r"B?F16|F32|F64|[IU]\d+|BOOL", kind):
-                raise ValueError(f"{name}: expected F16, BF16, F32 or F64, found {kind}")
+                raise ValueError(f"{name[:99]}: expected F16, BF16, F32 or F64, found {kind}")
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def packaged_file(package: str) -> Path:
-    """The weights in a Python package that carries them, and a class that knows where.
-
-    Raises:
-      UserError: the package is not installed.
-    """
+    """The weights in a Python package that carries them, and a class that knows where."""
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError:
@@ -126,11 +107,7 @@ def packaged_file(package: str) -> Path:
 
 
 def download(repository: str) -> Path:
-    """The weights of a repository on the Hugging Face hub, fetched once; config.json beside them.
-
-    Raises:
-      UserError: no network, or no such repository.
-    """
+    """The weights of a repository on the Hugging Face hub, fetched once, and their config.json."""
     from huggingface_hub import hf_hub_download  # slow to import
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -148,9 +125,6 @@ def conventions_of(path: Path, tensors: dict[str, np.ndarray], network: str) -> 
     """What weights in a file were trained under.
 
     timm writes architecture and normalisation into `config.json`; without one, the names say.
-
-    Raises:
-      UserError: the file does not say.
     """
     framework = framework_of(path.name, tensors)
     about = path.with_name("config.json")
@@ -167,20 +141,14 @@ def conventions_of(path: Path, tensors: dict[str, np.ndarray], network: str) -> 
 def _described(about: Path, network: str) -> Conventions:
     try:
         described = json.loads(about.read_text())
-        known = conventions_in(
-            "tensorflow" if described.get("architecture", "").startswith("tf_") else "pytorch",
-            network,
-        )
+        from_tensorflow = described.get("architecture", "").startswith("tf_")
+        known = conventions_in("tensorflow" if from_tensorflow else "pytorch", network)
         images = described.get("pretrained_cfg", {})
-        mean, deviation = (
-            tuple(float(value) for value in images.get(name, default))
-            for name, default in (("mean", known.mean), ("std", known.deviation))
-        )
-        if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
-            raise ValueError(f"mean {mean} and std {deviation} are not of three colours")
-        if not np.isfinite((mean, deviation)).all():
-            raise ValueError(f"mean {mean} and std {deviation} are not finite")
-        return known._replace(mean=mean, deviation=deviation)
+        colours = [images.get("mean", known.mean), images.get("std", known.deviation)]
+        mean, deviation = np.array(colours, float).tolist()
+        if len(mean) != 3 or min(deviation) <= 0 or not np.isfinite((mean, deviation)).all():
+            raise ValueError(f"mean {mean} and std {deviation} are not those of three colours")
+        return known._replace(mean=tuple(mean), deviation=tuple(deviation))
     except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"{about}: expected what timm writes there: {one_line(error)}") from None
 
@@ -190,15 +158,9 @@ def convert(
 ) -> Weights:
     """Puts published weights into parameters of the same network.
 
-    Args:
-      published: under their published names.
-      network: one of `models.NAMES`.
-      weights: of that network, for their structure and for what is kept.
-      keep: layers that stay as they are, such as `classifier`.
-
-    Raises:
-      UserError: an array is missing, of another shape, not of floating-point numbers, or not
-        finite: other weights, or another network.
+    `weights` are of that network; layers in `keep`, such as `classifier`, stay as they are there.
+    A UserError names an array that is missing, of another shape, or not of finite numbers: other
+    weights, or another network.
     """
     name_of = naming(network, published.tensors)
 
@@ -212,10 +174,7 @@ def convert(
             raise UserError(f"no {name} among them; are they of another network than {network}?")
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             raise UserError(f"{name}: expected floating-point numbers, found {tensor.dtype}")
-        if tensor.ndim == 4:
-            tensor = tensor.transpose(2, 3, 1, 0)
-        elif tensor.ndim == 2:
-            tensor = tensor.T
+        tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
         if tensor.shape != ours.shape:
             raise UserError(
                 f"{name} has the shape {tensor.shape}, expected {ours.shape}; are they of another "
@@ -231,12 +190,9 @@ def convert(
 
 
 def take_over(found: Weights, drawn: Weights, same_tree: bool) -> Weights:
-    """Another run's weights, with the outputs as drawn where those are of another tree.
+    """Another run's weights, with the outputs as drawn unless both learn the same tree.
 
-    Args:
-      found: of a network of the same name.
-      drawn: of this run.
-      same_tree: whether both runs learn the same tree; as many answers can be other ones.
+    The number of outputs does not tell: as many answers can be other ones.
     """
     if same_tree:
         return found

@@ -56,14 +56,9 @@ class _Tensor(NamedTuple):
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dictionary, as read-only arrays.
+    """The tensors of a state dictionary, alone or under `state_dict`, as read-only arrays.
 
-    Args:
-      path: of a file that holds a dictionary of tensors by name, alone or under `state_dict`.
-
-    Raises:
-      ValueError: the file holds anything else, or is damaged.
-      OSError: it cannot be opened.
+    A ValueError says that the file holds anything else, or is damaged.
     """
     with path.open("rb") as file:
         try:

@@ -51,7 +51,7 @@ def build_run(
     workdir: Path,
     saved: Mapping[str, Any] | None,
     *,
-    cache: Path | None,
+    cache: str | Path | None,
     check_images: bool,
     report: Report,
 ) -> Run:
@@ -127,7 +127,7 @@ def load_data(
     workdir: str | Path,
     overrides: Mapping[str, Any] | None = None,
     *,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     check_images: bool = False,
     report: Report = SILENT,
 ) -> Data:
@@ -275,7 +275,7 @@ def place(options: Options, *, training: bool) -> Placement:
 
 
 def build_data(
-    settings: DataSettings, tree: Tree, cache: Path | None, check_images: bool, report: Report
+    settings: DataSettings, tree: Tree, cache: str | Path | None, check_images: bool, report: Report
 ) -> Data:
     """The galaxies that the options name, and no more to train on than they say.
 
@@ -294,7 +294,7 @@ def build_data(
             data = dataset.from_sky(
                 settings.galaxies,
                 sky_seed=settings.sky_seed,
-                cache=(cache or files.cache_folder()) / "sky",
+                cache=Path(cache or files.cache_folder()) / "sky",
                 progress=progress,
                 **common,
             )

@@ -92,27 +92,28 @@ class Checkpoints:
                 ),
             ]
         )
-        self.manager = ocp.CheckpointManager(
-            self.folder,
-            item_names=("weights", "training", "batches", "about"),
-            item_handlers={
-                "weights": ocp.StandardCheckpointHandler(),
-                "training": ocp.StandardCheckpointHandler(),
-                "batches": grain.checkpoint.CheckpointHandler(),
-                "about": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies if keep else None,
-                best_fn=_rmse if keep else None,
-                best_mode="min",
-                read_only=not keep,
-                # To read, nobody needs the scores of all steps, one of which may be damaged.
-                lightweight_initialize=not keep,
-                save_interval_steps=1 if keep else 0,
-                create=bool(keep),
-                cleanup_tmp_directories=bool(keep),
-            ),
-        )
+        with _orbax_quiet():
+            self.manager = ocp.CheckpointManager(
+                self.folder,
+                item_names=("weights", "training", "batches", "about"),
+                item_handlers={
+                    "weights": ocp.StandardCheckpointHandler(),
+                    "training": ocp.StandardCheckpointHandler(),
+                    "batches": grain.checkpoint.CheckpointHandler(),
+                    "about": ocp.JsonCheckpointHandler(),
+                },
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policies if keep else None,
+                    best_fn=_rmse if keep else None,
+                    best_mode="min",
+                    read_only=not keep,
+                    # To read, nobody needs the scores of all steps, one of which may be damaged.
+                    lightweight_initialize=not keep,
+                    save_interval_steps=1 if keep else 0,
+                    create=bool(keep),
+                    cleanup_tmp_directories=bool(keep),
+                ),
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -276,6 +277,18 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint cannot be written ({one_line(error)}); the "
                 "same command resumes from the one before it"
             ) from error
+
+
+@contextlib.contextmanager
+def _orbax_quiet() -> Iterator[None]:
+    """Without what orbax warns of when a folder is opened to be read."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

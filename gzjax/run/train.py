@@ -31,7 +31,7 @@ def train(
     config: ConfigDict | str,
     workdir: str | Path,
     *,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     check_images: bool = False,
     report: Report = SILENT,
 ) -> Model | None:
@@ -61,6 +61,8 @@ def train(
     run = build.build_run(
         config, workdir, saved, cache=cache, check_images=check_images, report=report
     )
+    found = {"galaxies": run.data.fingerprint} | {k: len(v) for k, v in run.data.splits.items()}
+    devices.check_same_in_all_processes("galaxies", repr(found))
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         if first:
@@ -224,7 +226,12 @@ class Journey:
 
 
 def pack(
-    config: ConfigDict, folder: Path, *, cache: Path | None, check_images: bool, report: Report
+    config: ConfigDict,
+    folder: Path,
+    *,
+    cache: str | Path | None,
+    check_images: bool,
+    report: Report,
 ) -> None:
     """Packs the galaxies of a config into a folder, or resumes where that was interrupted.
 

@@ -1,8 +1,13 @@
-"""How fast galaxies come from where they are: the pipeline alone, and the loop that it feeds."""
+"""How fast runs start, galaxies come from where they are, and the loop that they feed."""
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 import tempfile
+import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +16,16 @@ from gzjax.bench import timing
 from gzjax.bench.plan import Plan, Row, Step, columns
 from gzjax.data import batches, devices, packing
 from gzjax.data.dataset import Data
+from gzjax.errors import UserError
 from gzjax.run import config as configs
 from gzjax.run import loop
 from gzjax.run.config import Options
+from gzjax.steps import Batch
 
 WAYS = ((1, 0), (2, 0), (4, 0), (2, 2))  # threads, processes
 NEVER = 10**9
+ROOT = Path(__file__).resolve().parents[2]
+MAIN = (sys.executable, "-m", "gzjax.main")
 
 
 def measure_input(plan: Plan) -> list[Row]:
@@ -63,45 +72,10 @@ def rate_of(items: Iterator[Any], repeats: int) -> float:
     return stretch / timing.time_of(read, repeats).median
 
 
-class Waited:
-    """An iterator that knows how long it was waited for."""
-
-    def __init__(self, iterator: Iterator[Any]):
-        self.iterator, self.seconds = iterator, 0.0
-
-    def __iter__(self) -> "Waited":
-        return self
-
-    def __next__(self) -> Any:
-        began = timing.now()
-        item = next(self.iterator)
-        self.seconds += timing.now() - began
-        return item
-
-
 def measure_e2e(plan: Plan) -> list[Row]:
     """The real loop on real batches, against its step on a batch that is always there."""
     data = plan.load(configs.typed(plan.config).data)
     return [loop_of(options, plan, data) for options in plan.combinations()]
-
-
-class Marks:
-    """What the loop calls: notes the time, and the time waited for data until then."""
-
-    def __init__(self, waited: Waited):
-        self.waited = waited
-        self.noted: list[tuple[float, float]] = []
-
-    def record(self, step: int, results: loop.Results) -> None:
-        """Notes both."""
-        self.noted.append((timing.now(), self.waited.seconds))
-
-    def evaluate(self, step: int, state: Any) -> float:
-        """Evaluates nothing."""
-        return 0.0
-
-    def save(self, step: int, state: Any, rmse: float | None) -> None:
-        """Saves nothing."""
 
 
 def loop_of(options: Options, plan: Plan, data: Data) -> Row:
@@ -118,19 +92,32 @@ def loop_of(options: Options, plan: Plan, data: Data) -> Row:
         processes=options.data.processes,
     )
     placed = devices.on_devices(iter(read), step.placement, data.canvases)
-    waited = Waited(batch for _, batch in placed)
+    waits: list[float] = []
+
+    def waited() -> Iterator[Batch]:
+        while True:
+            began = timing.now()
+            _, batch = next(placed)
+            waits.append(timing.now() - began)
+            yield batch
+
     alone = timing.time_of(step, plan.repeats).median
-    marks, every = Marks(waited), max(1, round(0.5 / alone))
+    marks, every = [], max(1, round(0.5 / alone))
     training = step.training._replace(
         steps=int(step.state.step) + every * (plan.repeats + 1),
         log_every=every,
         save_every=NEVER,
         evaluate_every=NEVER,
     )
-    loop.train(step.state, waited, step.compiled, training, loop.StopRequest(), watch=marks)
-    stretches = [after[0] - before[0] for before, after in itertools.pairwise(marks.noted)]
+    watch = types.SimpleNamespace(
+        record=lambda done, results: marks.append((timing.now(), sum(waits))),
+        evaluate=lambda done, state: 0.0,
+        save=lambda done, state, rmse: None,
+    )
+    loop.train(step.state, waited(), step.compiled, training, loop.StopRequest(), watch)
+    stretches = [after[0] - before[0] for before, after in itertools.pairwise(marks)]
     median = timing.seconds_of(stretches).median / every
-    (first, waited_first), (last, waited_last) = marks.noted[0], marks.noted[-1]
+    (first, waited_first), (last, waited_last) = marks[0], marks[-1]
     return columns(options) | {
         "source": options.data.kind,
         "loop images/s": size / median,
@@ -138,3 +125,37 @@ def loop_of(options: Options, plan: Plan, data: Data) -> Row:
         "loop / step": alone / median,
         "waited for data": (waited_last - waited_first) / (last - first),
     }
+
+
+def measure_start(_plan: Plan) -> list[Row]:
+    """From the command to its first step, without and with compiled programs in the cache."""
+    rows = [{"what": "--help", "seconds": seconds_until(None, "--help")}]
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ("nothing compiled yet", "compiled before"):
+            workdir = Path(folder) / what.replace(" ", "-")
+            arguments = ["--config", "test", "--cache", folder, "--workdir", str(workdir)]
+            seconds = seconds_until(workdir / "train.csv", *arguments, "--config.log.every=1")
+            rows.append({"what": f"first step, {what}", "seconds": seconds})
+    return rows
+
+
+def seconds_until(file: Path | None, *arguments: str) -> float:
+    """From the start of gzjax until a file is there; without one, until it ends.
+
+    Raises:
+      UserError: it ended without the file.
+    """
+    began = timing.now()
+    with subprocess.Popen(
+        [*MAIN, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None and not (file and file.exists()):
+            time.sleep(0.01)
+        seconds = timing.now() - began
+        process.terminate()
+    if file and not file.exists():
+        raise UserError(f"gzjax {' '.join(arguments)}: ended with status {process.returncode}")
+    return seconds
