@@ -3,7 +3,7 @@
 The words are data of the tree. Each question that most volunteers would reach adds the phrase of
 its most likely answer, in the tree's `described` order. An empty phrase says nothing. Where the
 question `replaces`, its phrase takes the place of that of the question before it: `spiral`
-instead of `disk`. A phrase that ends in a full stop is the last. A question without phrases says
+instead of `disk`. A phrase that ends in a full stop is the last. Without phrases a question says
 `question: answer`.
 """
 
@@ -22,14 +22,9 @@ NOT_REACHED = -1
 
 
 def most_likely(fractions: Float[np.ndarray, "galaxies answers"], tree: Tree) -> pd.DataFrame:
-    """The most likely answer to each question that most volunteers would reach.
+    """A column for each question: its most likely answer; empty where few would reach it.
 
-    Args:
-      fractions: cumulative vote fractions.
-      tree: the decision tree.
-
-    Returns:
-      A column for each question, of answers in words; empty where the question is not reached.
+    From cumulative vote fractions.
     """
     columns = {}
     for question, chosen in zip(tree.questions, _chosen(fractions, tree).T, strict=True):
@@ -48,25 +43,26 @@ def morphology(chosen: Sequence[int], tree: Tree) -> str:
       chosen: for each question the position of its most likely answer, `NOT_REACHED` if none.
       tree: the decision tree.
     """
-    path: dict[str, int] = {}  # question: answer, on the way down
-    given: set[int] = set()  # their columns
+    path: dict[str, tuple[Question, int]] = {}  # the questions on the way down, with the answers
+    given: set[int] = set()  # columns of those answers
     for question in tree.by_depth:
         answer = chosen[question.number - 1]
         if answer != NOT_REACHED and (not question.gates or given.intersection(question.gates)):
-            path[question.name] = answer
+            path[question.name] = question, answer
             given.add(question.first + answer)
-    questions = {question.name: question for question in tree.questions}
     said: dict[int, str] = {}  # column of the answer: its phrase
-    for name in tree.described or questions:
+    for name in tree.described or [question.name for question in tree.questions]:
         if name not in path:
             continue
-        question = questions[name]
-        phrase = _phrase(question, path[name])
+        question, answer = path[name]
+        phrase = f"{name}: {_words(question.answers[answer])}"
+        if question.phrases:
+            phrase = question.phrases[answer]
         if phrase and question.replaces:
             for gate in question.gates:
                 said.pop(gate, None)
         if phrase:
-            said[question.first + path[name]] = phrase.removesuffix(".")
+            said[question.first + answer] = phrase.removesuffix(".")
         if phrase.endswith("."):
             break
     return ", ".join(said.values())
@@ -90,12 +86,6 @@ def _chosen(
 ) -> Int[np.ndarray, "galaxies questions"]:
     best = [fractions[:, question.columns].argmax(axis=1) for question in tree.questions]
     return np.where(tree.asked(fractions) >= REACHED, np.stack(best, axis=1), NOT_REACHED)
-
-
-def _phrase(question: Question, answer: int) -> str:
-    if question.phrases:
-        return question.phrases[answer]
-    return f"{question.name}: {_words(question.answers[answer])}"
 
 
 def _words(answer: str) -> str:

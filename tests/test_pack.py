@@ -255,7 +255,7 @@ def test_a_pack_of_another_framing_is_refused(packed, changes, named):
 
 
 def another_tree(name):
-    content = GZ2.to_dict() | {"name": name}
+    content = json.loads(json.dumps(GZ2.to_dict() | {"name": name}))
     content["questions"][-1]["answers"][-1] = "other"
     return trees.Tree.from_dict(content)
 

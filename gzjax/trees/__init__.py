@@ -15,21 +15,20 @@ set, of which a volunteer has to give one. A user's own tree is a TOML file:
     asked_after = ["smooth-or-featured_smooth", "smooth-or-featured_featured"]
 
 Without `asked_after` a question is always asked. Everything else is optional; the published files,
-beside this one, show it. `text` is what volunteers read. `phrases`, `replaces` and `described` are
-for descriptions in words, see `gzjax.describe`. `[columns]` says how catalogues name the answers:
-a pattern for each family of names, or "" where each question lists its own (an empty list: the
-family lacks the question). The first family names the columns of tables of vote fractions. Without
-any, they are `QUESTION_ANSWER`, or `QUESTION-dr5_ANSWER` with `suffix = "-dr5"`.
+beside this one, show it. `phrases`, `replaces` and `described` are for descriptions in words, see
+`gzjax.describe`. `[columns]` says how catalogues name the answers: for each family of names a
+pattern such as `{question}_{answer}`, the default, or a list of all names, with "" for answers that
+the family lacks. The first family names the columns of tables of vote fractions.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import functools
 import itertools
 import re
+import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,32 +40,19 @@ from gzjax.errors import UserError, named
 _FOLDER = Path(__file__).parent
 NAMES = tuple(sorted(file.stem for file in _FOLDER.glob("*.toml")))
 
-_TREE_KEYS = ("name", "title", "source", "suffix", "described", "columns", "questions")
-_QUESTION_KEYS = ("name", "text", "answers", "asked_after", "phrases", "replaces", "columns")
-_SLUG = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
-
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question of a tree. What only descriptions need is not compared.
+    """One question of a tree. What only descriptions need is not compared."""
 
-    Attributes:
-      number: its place in the tree, from 1.
-      name: such as `has-spiral-arms`.
-      answers: their names, such as `more-than-4`.
-      first: the column of its first answer among all answers of the tree.
-      gates: the columns of the answers after which it is asked, ascending; () if always.
-      text: as volunteers read it.
-      phrases: what a description says for each answer; () if undefined.
-      replaces: a phrase replaces that of the question before it.
-    """
-
-    number: int
-    name: str
-    answers: tuple[str, ...]
-    first: int
-    gates: tuple[int, ...] = ()
-    text: str = dataclasses.field(default="", compare=False)
+    number: int  # its place in the tree, from 1
+    name: str  # such as `has-spiral-arms`
+    answers: tuple[str, ...]  # their names, such as `more-than-4`
+    first: int  # the column of its first answer among all answers of the tree
+    gates: tuple[int, ...] = ()  # the columns of the answers after which it is asked; () if always
+    text: str = dataclasses.field(default="", compare=False)  # as volunteers read it
+    # What a description says for each answer, () if undefined; and whether that takes the place of
+    # what it said for the gate.
     phrases: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     replaces: bool = dataclasses.field(default=False, compare=False)
 
@@ -80,33 +66,18 @@ class Question:
 class Tree:
     """A decision tree. Equal ones ask the same questions and name their columns alike.
 
-    Attributes:
-      name: such as `gz2`.
-      questions: in the order of the columns.
-      columns: a name for each answer, such as `Class1.1`, in tables of vote fractions.
-      families: {family: a name for each answer, None where it has none}, how catalogues name the
-        answers; the first names them as `columns` does.
-      described: the questions that a description in words takes, in its order; () = all.
-      title, source: the project, and where the tree is published.
-
-    Raises:
-      UserError: a tree that makes no sense: which question, what was expected.
+    `from_dict` checks that a tree makes sense; one that is made by hand is taken as it is.
     """
 
     name: str
-    questions: tuple[Question, ...]
-    columns: tuple[str, ...]
+    questions: tuple[Question, ...]  # in the order of the columns
+    columns: tuple[str, ...]  # a name for each answer in tables of vote fractions: `Class1.1`
+    # How catalogues name the answers, None where they lack one. The first is `columns`.
     families: Mapping[str, tuple[str | None, ...]] = dataclasses.field(
         default_factory=dict, compare=False
     )
+    # The questions that a description in words takes, in its order; () = all.
     described: tuple[str, ...] = dataclasses.field(default=(), compare=False)
-    title: str = dataclasses.field(default="", compare=False)
-    source: str = dataclasses.field(default="", compare=False)
-
-    def __post_init__(self) -> None:
-        if not self.families:
-            object.__setattr__(self, "families", {"survey": self.columns})
-        _check(self)
 
     def __hash__(self) -> int:
         return hash((self.name, self.columns))  # cheap: each call of a jitted function asks for it
@@ -114,21 +85,19 @@ class Tree:
     @property
     def size(self) -> int:
         """Number of answers, over all questions."""
-        return sum(len(question.answers) for question in self.questions)
+        return len(self.columns)
 
     @functools.cached_property
     def question_of(self) -> np.ndarray:
         """int[answers]: the position in `questions` of each answer's question."""
-        return np.repeat(
-            np.arange(len(self.questions)), [len(question.answers) for question in self.questions]
-        )
+        sizes = [len(question.answers) for question in self.questions]
+        return np.repeat(np.arange(len(sizes)), sizes)
 
     @functools.cached_property
     def membership(self) -> np.ndarray:
         """float32[answers, questions]: 1 where the answer belongs to the question.
 
-        A product with it sums the answers of each question; with its transpose, it gives each
-        answer its question's value.
+        A product with it sums the answers of each question.
         """
         return np.eye(len(self.questions), dtype=np.float32)[self.question_of]
 
@@ -138,8 +107,8 @@ class Tree:
         ordered: list[Question] = []
         waiting = list(self.questions)
         while waiting:
-            reached = {question.number - 1 for question in ordered}
-            ready = [q for q in waiting if reached.issuperset(self.question_of[list(q.gates)])]
+            unknown = {question.number - 1 for question in waiting}
+            ready = [q for q in waiting if unknown.isdisjoint(self.question_of[list(q.gates)])]
             if not ready:
                 names = ", ".join(question.name for question in waiting)
                 raise UserError(f"asked_after: expected no circle, found one among {names}")
@@ -152,40 +121,34 @@ class Tree:
     ) -> Float[np.ndarray, "*batch questions"]:
         """The part of the crowd that is asked each question: the sum of its gates, 1 if always.
 
-        Args:
-          fractions: cumulative vote fractions.
-
-        Returns:
-          float64.
+        From cumulative vote fractions, in float64.
         """
-        result = np.ones((*fractions.shape[:-1], len(self.questions)))
-        for position, question in enumerate(self.questions):
-            if question.gates:
-                gates = fractions[..., list(question.gates)]
-                result[..., position] = gates.sum(axis=-1, dtype=np.float64)
-        return result
+        parts = [
+            fractions[..., list(question.gates)].sum(axis=-1, dtype=np.float64)
+            if question.gates
+            else np.ones(fractions.shape[:-1])
+            for question in self.questions
+        ]
+        return np.stack(parts, axis=-1)
 
     def to_dict(self) -> dict[str, Any]:
         """The tree as JSON has it: what `from_dict` takes, with every column written out."""
-        answers = _answers(self.questions)
+        answers = _answers((question.name, question.answers) for question in self.questions)
         return {
             "name": self.name,
-            "title": self.title,
-            "source": self.source,
-            "described": list(self.described),
-            "columns": dict.fromkeys(self.families, ""),
+            "described": self.described,
+            "columns": {
+                family: [column or "" for column in columns]
+                for family, columns in (self.families or {"votes": self.columns}).items()
+            },
             "questions": [
                 {
                     "name": question.name,
                     "text": question.text,
-                    "answers": list(question.answers),
+                    "answers": question.answers,
                     "asked_after": [answers[gate] for gate in question.gates],
-                    "phrases": list(question.phrases),
+                    "phrases": question.phrases,
                     "replaces": question.replaces,
-                    "columns": {
-                        family: [name or "" for name in names[question.columns]]
-                        for family, names in self.families.items()
-                    },
                 }
                 for question in self.questions
             ],
@@ -196,43 +159,36 @@ class Tree:
         """What a TOML file holds -> the tree.
 
         Raises:
-          UserError: which question, what was expected, what was found.
+          UserError: a tree that makes no sense: which question, what was expected.
         """
-        _keys(content, _TREE_KEYS)
+        table = _read(content, _TREE)
+        _slug("name", table["name"])
+        tables = [_read_question(*each) for each in enumerate(table["questions"], 1)]
+        if not tables:
+            raise _wrong("questions", "at least one", tables)
+        names = [each["name"] for each in tables]
+        _distinct("questions", names)
+        _among("described", table["described"], names)
+        answers = _answers((each["name"], each["answers"]) for each in tables)
         questions: list[Question] = []
-        tables = _get(content, "questions", list)
-        for number, table in enumerate(tables, 1):
-            with _question_named(number, table):
-                _keys(table, _QUESTION_KEYS)
-                questions.append(
-                    Question(
-                        number,
-                        _get(table, "name", str),
-                        _texts(table, "answers"),
-                        first=questions[-1].columns.stop if questions else 0,
-                        text=_get(table, "text", str, ""),
-                        phrases=_texts(table, "phrases", ()),
-                        replaces=_get(table, "replaces", bool, False),
-                    )
-                )
-        answers = _answers(questions)
-        for number, table in enumerate(tables, 1):
-            with _question_named(number, table):
-                gates = _texts(table, "asked_after", ())
-                _among(gates, answers, "asked_after")
-                questions[number - 1] = dataclasses.replace(
-                    questions[number - 1], gates=tuple(sorted(map(answers.index, gates)))
-                )
-        families = _families(content, questions)
-        return Tree(
-            _get(content, "name", str),
-            tuple(questions),
-            next(iter(families.values())),  # type: ignore[arg-type]  # None is refused by Tree
-            families,
-            described=_texts(content, "described", ()),
-            title=_get(content, "title", str, ""),
-            source=_get(content, "source", str, ""),
-        )
+        for number, each in enumerate(tables, 1):
+            asked_after = each.pop("asked_after")
+            with named(f"question {each['name']!r}: "):
+                _among("asked_after", asked_after, answers)
+            gates = tuple(sorted({answers.index(gate) for gate in asked_after}))
+            first = questions[-1].columns.stop if questions else 0
+            questions.append(Question(number, first=first, gates=gates, **each))
+        families = {
+            family: _columns(f"columns of {family}", given, questions)
+            for family, given in (table["columns"] or {"survey": "{question}_{answer}"}).items()
+        }
+        first = next(iter(families.values()))
+        columns = tuple(column for column in first if column)
+        if columns != first:
+            raise _wrong("columns", "a name for each answer in the first family", first)
+        tree = Tree(table["name"], tuple(questions), columns, families, table["described"])
+        _check_gates(tree, answers)
+        return tree
 
 
 def load(name: str | Path) -> Tree:
@@ -241,11 +197,11 @@ def load(name: str | Path) -> Tree:
     Raises:
       UserError: no such tree or file, or a wrong one: which question, what was expected.
     """
-    text = str(name)
-    is_path = isinstance(name, Path) or text.endswith(".toml") or "/" in text or "\\" in text
-    if not is_path and text not in NAMES:
-        raise _wrong("", f"the path of a .toml file or one of {', '.join(NAMES)}", text, NAMES)
-    file = Path(text).expanduser() if is_path else _FOLDER / f"{text}.toml"
+    file = Path(name).expanduser()
+    if name in NAMES:
+        file = _FOLDER / f"{name}.toml"
+    elif name == file.stem:  # a word, neither in a folder nor with an ending
+        raise _wrong("", f"the path of a .toml file or one of {', '.join(NAMES)}", name, NAMES)
     with named(f"{file}: "):
         try:
             content = tomllib.loads(file.read_bytes().decode())
@@ -256,155 +212,107 @@ def load(name: str | Path) -> Tree:
         return Tree.from_dict(content)
 
 
-def _families(
-    content: Mapping[str, Any], questions: Sequence[Question]
-) -> dict[str, tuple[str | None, ...]]:
-    patterns = _get(content, "columns", dict, {}) or {"survey": "{question}{suffix}_{answer}"}
-    families: dict[str, tuple[str | None, ...]] = {}
-    for family in patterns:
-        pattern = _get(patterns, family, str)
-        names: list[str | None] = []
-        for question, table in zip(questions, content["questions"], strict=True):
-            with _question_named(question.number, table):
-                own = _get(table, "columns", dict, {})
-                _keys(own, tuple(patterns))
-                if family in own:
-                    listed = _texts(own, family)
-                    if len(listed) not in (0, len(question.answers)):
-                        expected = f"{len(question.answers)} columns or none"
-                        raise _wrong(f"columns of {family}", expected, list(listed))
-                    names += [name or None for name in listed or [""] * len(question.answers)]
-                    continue
-            parts: dict[str, str | int] = {
-                "question": question.name,
-                "suffix": _get(content, "suffix", str, ""),
-                "number": question.number,
-            }
-            for index, answer in enumerate(question.answers, 1):
-                names.append(_fill(family, pattern, parts | {"answer": answer, "index": index}))
-        families[family] = tuple(names)
-    return families
+# What the keys of a tree and of a question hold; a tuple stands for a list of texts.
+_TREE = dict(name=str, described=tuple, columns=dict, questions=list)
+_QUESTION = dict(name=str, text=str, answers=tuple, asked_after=tuple, phrases=tuple, replaces=bool)
+_WORDS = {str: "text", bool: "true or false", list: "a list", dict: "a table"}
 
 
-def _fill(family: str, pattern: str, parts: Mapping[str, str | int]) -> str | None:
-    try:
-        return pattern.format_map(parts) or None
-    except (LookupError, ValueError, AttributeError, TypeError):
-        raise _wrong(
-            f"columns of {family}", f"a pattern of {{{'}, {'.join(parts)}}}", pattern
-        ) from None
+def _read(table: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """The values of a table, each of its kind; those that it lacks are empty."""
+    if not isinstance(table, dict):
+        raise _wrong("content", "a table", table)
+    _among("key", table, [*kinds])
+    values = {key: kind() for key, kind in kinds.items()} | table
+    for key, kind in kinds.items():
+        if kind is tuple:
+            values[key] = _texts(key, values[key])
+        elif not isinstance(values[key], kind):
+            raise _wrong(key, _WORDS[kind], values[key])
+    return values
 
 
-def _check(tree: Tree) -> None:
-    """Raises a `UserError` if the tree makes no sense."""
-    _slugs((tree.name,), "name")
-    if not tree.questions:
-        raise _wrong("questions", "at least one", None)
-    answers = _answers(tree.questions)
-    names = [question.name for question in tree.questions]
-    _distinct(names, "questions")
-    _among(tree.described, names, "described")
-    column = 0
-    for number, question in enumerate(tree.questions, 1):
-        with named(f"question {question.name!r}: "):
-            _slugs((question.name,), "name")
-            _slugs(question.answers, "answers")
-            if len(question.answers) < 2:
-                raise _wrong("answers", "at least two", list(question.answers))
-            if question.phrases and len(question.phrases) != len(question.answers):
-                expected = f"one for each of {len(question.answers)} answers"
-                raise _wrong("phrases", expected, list(question.phrases))
-            if (question.number, question.first) != (number, column):
-                found = (question.number, question.first)
-                raise _wrong("number and first column", str((number, column)), found)
-            if list(question.gates) != sorted(set(question.gates)):
-                raise _wrong("gates", "ascending columns", question.gates)
-            for gate in question.gates:
-                if not 0 <= gate < len(answers):
-                    raise _wrong("gates", f"columns below {len(answers)}", gate)
-                if answers[gate] in answers[question.columns]:
-                    raise _wrong("asked_after", "answers of other questions", answers[gate])
-        column += len(question.answers)
-    for family, columns in tree.families.items():
-        _distinct([name for name in columns if name is not None], f"columns of {family}")
-        if len(columns) != column:
-            raise _wrong(f"columns of {family}", f"{column}, one for each answer", len(columns))
-    if None in tree.columns or tree.columns != next(iter(tree.families.values())):
-        raise _wrong("columns", "a column for each answer in the first family", list(tree.columns))
-    _check_gates(tree, answers)
+def _texts(what: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise _wrong(what, "a list of texts", value)
+    return tuple(value)
+
+
+def _read_question(number: int, table: Any) -> dict[str, Any]:
+    name = table.get("name", number) if isinstance(table, dict) else number
+    with named(f"question {name!r}: "):
+        question = _read(table, _QUESTION)
+        answers, phrases = question["answers"], question["phrases"]
+        _slug("name", question["name"])
+        for answer in answers:
+            _slug("answers", answer)
+        _distinct("answers", answers)
+        if len(answers) < 2:
+            raise _wrong("answers", "at least two", answers)
+        if len(phrases) not in (0, len(answers)):
+            raise _wrong("phrases", f"one for each of {len(answers)} answers", phrases)
+        return question
+
+
+def _columns(what: str, given: Any, questions: Sequence[Question]) -> tuple[str | None, ...]:
+    """A family's names of the answers, from its pattern or its list."""
+    if isinstance(given, str):
+        try:
+            given = [
+                given.format(question=each.name, number=each.number, answer=answer, index=index)
+                for each in questions
+                for index, answer in enumerate(each.answers, 1)
+            ]
+        except (LookupError, ValueError, AttributeError, TypeError):
+            expected = "a pattern of {question}, {answer}, {number}, {index}"
+            raise _wrong(what, expected, given) from None
+    names, answers = _texts(what, given), questions[-1].columns.stop
+    if len(names) != answers:
+        raise _wrong(what, f"{answers} names, one for each answer", names)
+    _distinct(what, [name for name in names if name])
+    return tuple(name or None for name in names)
 
 
 def _check_gates(tree: Tree, answers: Sequence[str]) -> None:
     """Raises a `UserError` if a volunteer can give two gates of a question: sums would exceed 1."""
     exclude = np.zeros((tree.size, tree.size), bool)  # pairs of answers that exclude each other
     for question in tree.by_depth:
-        own = question.columns
-        for pair in itertools.combinations(question.gates, 2):
+        gates, own = list(question.gates), question.columns
+        for pair in itertools.combinations(gates, 2):
             if not exclude[pair]:
-                with named(f"question {question.name!r}: "):
-                    found = [answers[gate] for gate in pair]
-                    raise _wrong("asked_after", "answers that exclude each other", found)
-        if question.gates:
-            others = np.asarray(exclude[list(question.gates)].all(axis=0))
+                found = [answers[gate] for gate in pair]
+                what = f"question {question.name!r}: asked_after"
+                raise _wrong(what, "answers that exclude each other", found)
+        if gates:
+            others = np.all(exclude[gates], axis=0)
             exclude[own], exclude[:, own] = others, others[:, None]
         exclude[own, own] = ~np.eye(len(question.answers), dtype=bool)
 
 
-def _answers(questions: Sequence[Question]) -> list[str]:
-    return [f"{question.name}_{answer}" for question in questions for answer in question.answers]
+def _answers(questions: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    return [f"{name}_{answer}" for name, answers in questions for answer in answers]
 
 
-def _question_named(number: int, table: Any) -> contextlib.AbstractContextManager[None]:
-    name = table.get("name", number) if isinstance(table, dict) else number
-    return named(f"question {name!r}: ")
+def _slug(what: str, name: str) -> None:
+    if not re.fullmatch("[A-Za-z0-9]+(-[A-Za-z0-9]+)*", name):
+        raise _wrong(what, "letters and digits, joined by hyphens", name)
 
 
-def _slugs(names: Sequence[str], what: str) -> None:
-    for name in names:
-        if not _SLUG.fullmatch(name):
-            raise _wrong(what, "letters and digits, joined by hyphens", name)
-    _distinct(names, what)
-
-
-def _distinct(names: Sequence[str], what: str) -> None:
+def _distinct(what: str, names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise _wrong(what, "different names", [name] * names.count(name))
 
 
-def _among(names: Sequence[str], known: Sequence[str], what: str) -> None:
+def _among(what: str, names: Iterable[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise _wrong(what, f"names such as {known[0]!r}", name, known)
-    _distinct(names, what)
-
-
-def _keys(table: Any, known: Sequence[str]) -> None:
-    if not isinstance(table, Mapping):
-        raise _wrong("content", "a table", table)
-    for key in table:
-        if key not in known:
-            raise _wrong("key", f"one of {', '.join(known)}", key, known)
-
-
-def _get(table: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    value = table.get(key, default)
-    if not isinstance(value, kind):
-        words = {str: "text", bool: "true or false", list: "a list", dict: "a table"}
-        raise _wrong(key, words[kind], value)
-    return value
-
-
-def _texts(table: Mapping[str, Any], key: str, default: Any = None) -> tuple[str, ...]:
-    value = table.get(key, default)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise _wrong(key, "a list of texts", value)
-    return tuple(value)
+            shown = textwrap.shorten(", ".join(known), 200, placeholder=" ...")
+            raise _wrong(what, f"one of {shown}", name, known)
 
 
 def _wrong(what: str, expected: str, found: Any, known: Sequence[str] = ()) -> UserError:
-    shown = "nothing" if found is None else repr(found)
+    shown = repr(found)[:200] if found not in ("", (), []) else "nothing"
     close = difflib.get_close_matches(str(found), known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    prefix = f"{what}: " if what else ""
-    return UserError(f"{prefix}expected {expected}, found {shown[:200]}{hint}")
+    return UserError(f"{what}{': ' * bool(what)}expected {expected}, found {shown}{hint}")
