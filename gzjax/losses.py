@@ -47,7 +47,8 @@ class Objective(Settings):
     weighting: `dynamic`, see `dynamic_weights`, or `fixed`.
     weights: of MSE, focal loss and KL divergence where the weighting is fixed.
     decay: of the losses' running means, a step.
-    gamma, class_weights: see `focal_loss`.
+    gamma: see `focal_loss`.
+    class_weights: see `focal_loss`; one per answer of question 1, or none.
     """
 
     activation: str = choice("relu", (*trees.ACTIVATIONS, trees.UNTIED))

@@ -19,11 +19,14 @@ class Optimisation(Settings):
     learning_rate: the highest one.
     schedule: see `schedule`.
     warmup: epochs over which the learning rate rises, but at most half of all updates.
-    decay_rate, decay_every: see `schedule`.
+    decay_rate: see `schedule`.
+    decay_every: epochs; see `schedule`.
     weight_decay: relative to the learning rate, on kernels alone.
     clip_norm: longer gradients are scaled down to this length; 0: never.
     accumulate: batches whose gradients are averaged before one update.
-    layer_decay, freeze, head_warmup: see `by_depth`.
+    layer_decay: see `by_depth`.
+    freeze: see `by_depth`.
+    head_warmup: epochs; see `by_depth`.
     """
 
     learning_rate: float = number(1e-3, above=0)

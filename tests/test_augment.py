@@ -308,6 +308,7 @@ def test_rectangles_of_the_asked_area_are_blackened_in_the_asked_part(compiled, 
     aspect = (height / 40)[inside] / (width / 80)[inside]
     assert augment.ERASED_ASPECT * 0.85 < aspect.max() < augment.ERASED_ASPECT * 1.2
     assert 0.8 / augment.ERASED_ASPECT < aspect.min() < 1.2 / augment.ERASED_ASPECT
+    assert abs(np.corrcoef(area, aspect)[0, 1]) < 0.15
     places = [
         dark[inside].any(axis=axis).argmax(axis=1) + side[inside] / 2
         for axis, side in ((2, height), (1, width))

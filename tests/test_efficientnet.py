@@ -290,9 +290,11 @@ def test_the_method_for_depthwise_convolutions_is_the_one_asked_for(monkeypatch)
     assert grouped in str(program()[0])
 
 
-def test_on_a_cpu_activations_are_computed_anew_in_the_backward_pass():
-    assert "remat" in str(program(depthwise="shifted")[0])
-    assert "remat" not in str(program(depthwise="xla")[0])
+def test_on_a_cpu_activations_and_batch_norm_have_a_backward_pass_of_their_own():
+    on_a_cpu, elsewhere = (str(program(depthwise=how)[0]) for how in ("shifted", "xla"))
+    for name in ("remat", "name=normalise"):
+        assert name in on_a_cpu
+        assert name not in elsewhere
 
 
 def test_bfloat16_computes_in_it_and_keeps_statistics_and_outputs_float32():

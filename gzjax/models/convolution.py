@@ -100,7 +100,8 @@ def _windows(padded: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
     ]
 
 
-def _weighted_windows(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     taps = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
     windows = _windows(padded, kernel.shape[0], stride)
     # Summed in float32, as XLA's own convolution does: k * k roundings to bfloat16 would add up.
@@ -108,13 +109,8 @@ def _weighted_windows(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.
     return functools.reduce(jnp.add, products).astype(padded.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return _weighted_windows(padded, kernel, stride)
-
-
 def _shifted_forward(padded, kernel, stride):
-    return _weighted_windows(padded, kernel, stride), (padded, kernel)
+    return _shifted(padded, kernel, stride), (padded, kernel)
 
 
 def _shifted_backward(stride, residuals, gradient):
@@ -126,7 +122,7 @@ def _shifted_backward(stride, residuals, gradient):
     around = [(side - 1, side - 1 + rest, stride - 1) for rest in unreached]
     zero = jnp.zeros((), gradient.dtype)
     spread = lax.pad(gradient, zero, [(0, 0, 0), *around, (0, 0, 0)])
-    to_image = _weighted_windows(spread, kernel[::-1, ::-1], 1)
+    to_image = _shifted(spread, kernel[::-1, ::-1], 1)
     # To the kernel: k * k sums over all pixels. One variadic reduction reads the gradient once for
     # all of them. It stops at each image: so it runs on all cores, rounds less, and on several
     # devices leaves the sum over images a plain all-reduce, where a variadic one gathers parts.

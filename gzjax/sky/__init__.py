@@ -11,19 +11,6 @@ It needs no data and no network.
 `python -m gzjax.sky --sheet sky.jpg` shows a page of them.
 """
 
-from gzjax.sky.camera import render
-from gzjax.sky.crowd import VOLUNTEERS, expected_fractions, vote
-from gzjax.sky.population import Latents, sample
-from gzjax.sky.store import VERSION, draw, load_sky
+from gzjax.sky.store import VERSION, load_sky
 
-__all__ = [
-    "VERSION",
-    "VOLUNTEERS",
-    "Latents",
-    "draw",
-    "expected_fractions",
-    "load_sky",
-    "render",
-    "sample",
-    "vote",
-]
+__all__ = ["VERSION", "load_sky"]

@@ -27,16 +27,13 @@ FIELD_STARS = 12
 
 
 def render(latents: Latents, size: int, field: ArrayLike = 1.0) -> UInt8[Array, "{size} {size} 3"]:
-    """Draws the picture of one galaxy.
+    """Draws the picture of one galaxy in red, green, blue.
 
     Args:
       latents: scalars.
       size: side of the picture in pixels, static.
       field: side of the central square that the picture shows, as a fraction of the whole. The
         whole is what the challenge's cut-outs of 424 pixels show: 8.48 times the radius R90.
-
-    Returns:
-      Red, green, blue; the same for the same arguments. Use `jax.vmap` or `jax.lax.map` for more.
     """
     key = jax.random.key(latents.seed, impl="threefry2x32")
     patches, field_stars, field_galaxies, noise = jax.random.split(key, 4)
@@ -59,17 +56,11 @@ def render(latents: Latents, size: int, field: ArrayLike = 1.0) -> UInt8[Array, 
 
 
 def stretch(light: Float[Array, "3 height width"]) -> UInt8[Array, "height width 3"]:
-    """Light -> an 8-bit colour picture (Lupton et al. 2004, PASP 116, 133).
+    """Light in g, r, i -> an 8-bit colour picture (Lupton et al. 2004, PASP 116, 133).
 
     All bands of a pixel are scaled alike, by asinh(bend * I) / (bend * I), where I is their
     weighted sum: linear where faint, logarithmic where bright, with the same colour at any
     brightness. A pixel with a band above white is scaled down as a whole.
-
-    Args:
-      light: nanomaggies per square arcsecond in g, r, i.
-
-    Returns:
-      Red, green, blue.
     """
     shown = light[::-1] * jnp.asarray(BRIGHTNESS, light.dtype)[:, None, None]
     total = jnp.maximum(jnp.sum(shown, axis=0), 1e-6) * BEND

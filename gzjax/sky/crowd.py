@@ -68,9 +68,6 @@ def opinions(latents: Latents) -> dict[tuple[str, ...], jax.Array]:
 
     To teach them another question, or other answers to a question, add an entry here.
 
-    Args:
-      latents: of one galaxy, scalars.
-
     Returns:
       {(question, answer, answer, ...): float32[answers]}, the probabilities of the answers.
     """
@@ -93,42 +90,29 @@ def opinions(latents: Latents) -> dict[tuple[str, ...], jax.Array]:
         jnp.asarray(BULGE_SHAPES)[latents.bulge_shape],
         jnp.asarray((0.60, 0.10, 0.30)),
     )
+    count = countable * counts[latents.arms] + (1.0 - countable) * counts[0]
+    kind = jax.nn.softmax(jnp.stack([jnp.zeros(()), features, jnp.where(star, 2.4, -3.6)]))
+    edge_on = (0.25 - ratio) / 0.05 - jnp.where(disk, 0.0, 0.5)
+    spiral = -1.65 + 7.5 * see.arms - jnp.where(disk, 0.0, 1.0)
+    odd = -2.1 + jnp.where(star, 1.2, 0.0) + unclear + striking
+    size = _ordered(bulge, (-3.85, -1.5, 0.45), 0.55)
     return {
-        ("smooth-or-featured", "smooth", "featured-or-disk", "artifact"): jax.nn.softmax(
-            jnp.stack([jnp.zeros(()), features, jnp.where(star, 2.4, -3.6)])
-        ),
-        ("disk-edge-on", "yes", "no"): _yes_or_no(
-            (0.25 - ratio) / 0.05 - jnp.where(disk, 0.0, 0.5)
-        ),
+        ("smooth-or-featured", "smooth", "featured-or-disk", "artifact"): kind,
+        ("disk-edge-on", "yes", "no"): _yes_or_no(edge_on),
         ("bar", "yes", "no"): _yes_or_no(-2.3 + 6.0 * see.bar),
-        ("has-spiral-arms", "yes", "no"): _yes_or_no(
-            -1.65 + 7.5 * see.arms - jnp.where(disk, 0.0, 1.0)
-        ),
-        ("bulge-size", "no", "just-noticeable", "obvious", "dominant"): _ordered(
-            bulge, (-3.85, -1.5, 0.45), 0.55
-        ),
-        ("something-odd", "yes", "no"): _yes_or_no(
-            -2.1 + jnp.where(star, 1.2, 0.0) + unclear + striking
-        ),
+        ("has-spiral-arms", "yes", "no"): _yes_or_no(spiral),
+        ("bulge-size", "no", "just-noticeable", "obvious", "dominant"): size,
+        ("something-odd", "yes", "no"): _yes_or_no(odd),
         ("how-rounded", "round", "in-between", "cigar"): _ordered(1.0 - ratio, (0.195, 0.66), 0.06),
         ("odd-feature", *ODD_FEATURES): odd_feature,
         ("bulge-shape", "round", "boxy", "no-bulge"): bulge_shape,
         ("spiral-winding", "tight", "medium", "loose"): _ordered(pitch, (2.76, 3.25), 0.19),
-        ("spiral-arm-count", "1", "2", "3", "4", "more-than-4", "cant-tell"): (
-            countable * counts[latents.arms] + (1.0 - countable) * counts[0]
-        ),
+        ("spiral-arm-count", "1", "2", "3", "4", "more-than-4", "cant-tell"): count,
     }
 
 
 def expected_conditional(latents: Latents, tree: Tree) -> Float[Array, " answers"]:
     """The probability of each answer, given that its question is asked.
-
-    Args:
-      latents: of one galaxy, scalars.
-      tree: the decision tree, static.
-
-    Returns:
-      Each question's answers sum to 1.
 
     Raises:
       UserError: the tree has questions that the crowd cannot answer.
@@ -159,23 +143,11 @@ def expected_fractions(latents: Latents, tree: Tree) -> Float[Array, " answers"]
 def vote(
     key: jax.Array, latents: Latents, tree: Tree, volunteers: int = VOLUNTEERS
 ) -> Float[Array, " answers"]:
-    """Lets a crowd vote on one galaxy.
+    """Lets a crowd vote on one galaxy: every volunteer walks the tree alone.
 
-    Every volunteer walks the tree alone. A vote fraction is the fraction of all volunteers who
-    reached the question and chose the answer. It equals the product of the fractions along the way
-    that the challenge publishes, as whoever gives an answer is asked the question it leads to.
-
-    Args:
-      key: a PRNG key.
-      latents: of the galaxy, scalars.
-      tree: the decision tree, static.
-      volunteers: how many vote, static.
-
-    Returns:
-      Cumulative vote fractions; zeros for a question that nobody reached.
-
-    Raises:
-      UserError: the tree has questions that the crowd cannot answer.
+    A vote fraction is the fraction of all volunteers who reached the question and chose the answer.
+    It equals the product of the fractions along the way that the challenge publishes, as whoever
+    gives an answer is asked the question it leads to.
     """
     opinions = jnp.log(expected_conditional(latents, tree)) + jax.random.gumbel(
         key, (volunteers, tree.size), jnp.float32

@@ -12,21 +12,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gzjax.sky.population import (
-    BOXY,
-    DISTURBED,
-    DUST_LANE,
-    EDGE_ON,
-    FLOCCULENT,
-    IRREGULAR,
-    LENS,
-    MANY_ARMS,
-    MERGER,
-    OTHER,
-    RING,
-    Latents,
-    face_on,
-)
+from gzjax.sky import population
+from gzjax.sky.population import FLOCCULENT, Latents, face_on
 
 # Light of 1 in r is this in g, r, i. In magnitudes, g - r is 0.26 and 0.8, r - i 0.13 and 0.4.
 BLUE = (0.79, 1.0, 1.13)
@@ -45,13 +32,8 @@ def sersic(radius: jax.Array, half_light: ArrayLike, index: ArrayLike) -> jax.Ar
     A&A 352, 447, eq. 18), accurate to 1e-4 for n above 0.5. n = 1 is an exponential disk,
     n = 4 is de Vaucouleurs' profile of ellipticals.
 
-    Args:
-      radius: float[...] above 0, any unit of length.
-      half_light: R, the radius that holds half of the light, in the same unit.
-      index: n.
-
-    Returns:
-      float[...], per unit of area; divide by the axis ratio for an ellipse.
+    The radius is above 0 and in the unit of `half_light`, which holds half of the light. Per unit
+    of area; divide by the axis ratio for an ellipse.
     """
     index = jnp.asarray(index, jnp.float32)
     b = 2.0 * index - 1.0 / 3.0 + 4.0 / (405.0 * index) + 46.0 / (25515.0 * index**2)
@@ -92,13 +74,10 @@ def galaxy_light(latents: Latents, key: jax.Array, x: Row, y: Column, blunt: Arr
 
     Args:
       latents: scalars.
-      key: a PRNG key, for patches.
+      key: of the patches.
       x: to the right; the centre is 0, the unit the whole picture's side.
       y: upwards.
       blunt: the length below which the cusp of a profile is flattened, same unit.
-
-    Returns:
-      Nanomaggies per square arcsecond in g, r, i.
     """
     odd, strength, ratio = latents.odd, latents.odd_strength, latents.axis_ratio
     at, bend = _places(latents, key, x, y, blunt)
@@ -107,7 +86,7 @@ def galaxy_light(latents: Latents, key: jax.Array, x: Row, y: Column, blunt: Arr
     ring, arc, companion = _ring(latents, at), _arc(latents, at), _companion(latents, at)
     own, old, young = (colour(latents.redness + shift) for shift in (0.0, 0.15, -0.3))
     # Foreign matter is blue: a lensed source, a polar ring.
-    foreign = jnp.where((odd == OTHER) | (odd == LENS), colour(-0.3), young)
+    foreign = jnp.where((odd == population.OTHER) | (odd == population.LENS), colour(-0.3), young)
     in_disk = 1.0 - latents.bulge
     light = (
         old * latents.bulge * _bulge(latents, at, blunt / latents.radius)
@@ -120,7 +99,7 @@ def galaxy_light(latents: Latents, key: jax.Array, x: Row, y: Column, blunt: Arr
     # A disturbed galaxy is heavier on one side.
     light *= 1.0 + 1.2 * bend * jnp.tanh(at.major * jnp.cos(latents.odd_angle) + at.minor)
     # Dust dims a band along the major axis, most in g.
-    dust = jnp.where(odd == DUST_LANE, 2.8 * strength, 0.0)
+    dust = jnp.where(odd == population.DUST_LANE, 2.8 * strength, 0.0)
     dust *= bump(at.minor - 0.05, 0.09) * bump(at.major, 1.6)
     light *= jnp.exp(-dust * jnp.asarray((1.35, 1.0, 0.75))[:, None, None])
     # Half of the light is within the half-light ellipse, of area pi * ratio. Disks are half
@@ -135,7 +114,7 @@ def _places(
     cos, sin = jnp.cos(latents.angle) / latents.radius, jnp.sin(latents.angle) / latents.radius
     major, minor = x * cos + y * sin, y * cos - x * sin
     # A disturbed galaxy is bent like a banana.
-    bend = jnp.where(latents.odd == DISTURBED, 0.45 * latents.odd_strength, 0.0)
+    bend = jnp.where(latents.odd == population.DISTURBED, 0.45 * latents.odd_strength, 0.0)
     minor += bend * (0.8 * major**2 - 0.6) * jnp.exp(-0.12 * major**2)
     depth = minor / latents.axis_ratio
     radius = jnp.sqrt(major**2 + depth**2 + (blunt / latents.radius) ** 2)
@@ -163,7 +142,7 @@ def _rough(latents: Latents, key: jax.Array, x: Row, y: Column) -> jax.Array:
 def _bulge(latents: Latents, at: Places, blunt: ArrayLike) -> jax.Array:
     """The bulge, or the whole of a smooth galaxy. A boxy one has isophotes x^4 + y^4 = c."""
     ratio, smooth = latents.axis_ratio, latents.bulge >= 1.0
-    boxy = (ratio < EDGE_ON) & (latents.bulge_shape == BOXY)
+    boxy = (ratio < population.EDGE_ON) & (latents.bulge_shape == population.BOXY)
     own_ratio = jnp.where(smooth, ratio, jnp.maximum(ratio, 0.65))
     along, across = at.major**2, (at.minor / own_ratio) ** 2
     radius = jnp.where(boxy, jnp.sqrt(along**2 + across**2), along + across)
@@ -180,7 +159,9 @@ def _disk_and_arms(latents: Latents, at: Places) -> tuple[jax.Array, jax.Array]:
     """
     facing = face_on(latents.axis_ratio)
     flocculent = latents.arms == FLOCCULENT
-    count = jnp.where(flocculent, 5, jnp.where(latents.arms == MANY_ARMS, 6, latents.arms))
+    count = jnp.where(
+        flocculent, 5, jnp.where(latents.arms == population.MANY_ARMS, 6, latents.arms)
+    )
     path = latents.arm_phase + latents.winding * jnp.log(at.radius) / jnp.tan(latents.pitch)
     # Flocculent arms are many, crooked and torn into pieces.
     crooked = jnp.where(flocculent, 0.9, 0.12) * at.rough
@@ -192,11 +173,11 @@ def _disk_and_arms(latents: Latents, at: Places) -> tuple[jax.Array, jax.Array]:
     disk = sersic(at.radius, 1.0, 1.0) / latents.axis_ratio
     arms = disk * contrast * crest * 2.1 * jnp.sqrt(at.radius)
     # An irregular galaxy is made of patches, without a centre.
-    patchy = jnp.where(latents.odd == IRREGULAR, latents.odd_strength, 0.0)
+    patchy = jnp.where(latents.odd == population.IRREGULAR, latents.odd_strength, 0.0)
     disk *= 1.0 - patchy + patchy * 2.2 * jax.nn.sigmoid(2.4 * at.rough - 0.5)
     disk *= 1.0 - 0.72 * contrast
     disk *= 1.0 - 0.6 * latents.bar * facing * bump(at.radius, 0.7)
-    emptied = jnp.where(latents.odd == RING, 0.75 * latents.odd_strength, 0.0)
+    emptied = jnp.where(latents.odd == population.RING, 0.75 * latents.odd_strength, 0.0)
     disk *= 1.0 - emptied * jax.nn.sigmoid((at.radius - 0.6) / 0.1)
     return disk, arms
 
@@ -212,19 +193,21 @@ def _bar(latents: Latents, at: Places) -> jax.Array:
 
 def _ring(latents: Latents, at: Places) -> jax.Array:
     """A ring in the disk; or, for what is odd in another way, across its poles."""
-    polar = latents.odd == OTHER
+    polar = latents.odd == population.OTHER
     radius = jnp.where(polar, jnp.hypot(at.minor, at.major / 0.16), at.radius)
-    peak = jnp.where(polar, 0.21, jnp.where(latents.odd == RING, 0.13 / latents.axis_ratio, 0.0))
+    peak = jnp.where(
+        polar, 0.21, jnp.where(latents.odd == population.RING, 0.13 / latents.axis_ratio, 0.0)
+    )
     return peak * latents.odd_strength * bump(radius - 1.7, 0.24)
 
 
 def _arc(latents: Latents, at: Places) -> jax.Array:
     """A lensed arc; or the tidal tail of a disturbed or merging galaxy, winding outwards."""
-    tail = (latents.odd == DISTURBED) | (latents.odd == MERGER)
+    tail = (latents.odd == population.DISTURBED) | (latents.odd == population.MERGER)
     turn = jnp.arctan2(at.minor, at.major) - latents.odd_angle
     ahead = jnp.mod(turn + jnp.pi, 2.0 * jnp.pi) - jnp.pi
     path = jnp.where(tail, 2.0 + 0.55 * ahead, 2.1)
-    peak = jnp.where(latents.odd == LENS, 0.20, jnp.where(tail, 0.06, 0.0))
+    peak = jnp.where(latents.odd == population.LENS, 0.20, jnp.where(tail, 0.06, 0.0))
     away = jnp.hypot(at.major, at.minor) - path
     width = jnp.where(tail, 0.35, 0.13)
     return peak * latents.odd_strength * bump(away, width) * bump(ahead, 0.55)
@@ -235,7 +218,7 @@ def _companion(latents: Latents, at: Places) -> jax.Array:
     apart = 1.0 + 0.9 * (1.0 - latents.odd_strength)
     across = 1.25 * (at.major - apart * jnp.cos(latents.odd_angle))
     radius = jnp.hypot(across, at.minor - apart * jnp.sin(latents.odd_angle)) + 0.05
-    share = jnp.where(latents.odd == MERGER, 0.3 + 0.4 * latents.odd_strength, 0.0)
+    share = jnp.where(latents.odd == population.MERGER, 0.3 + 0.4 * latents.odd_strength, 0.0)
     return share * sersic(radius, 0.5, 1.5)
 
 

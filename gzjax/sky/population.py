@@ -67,14 +67,7 @@ class Latents(NamedTuple):
 
 
 def sample(key: jax.Array) -> Latents:
-    """Draws one galaxy.
-
-    Args:
-      key: a PRNG key.
-
-    Returns:
-      Scalars, float32 where `Latents` names no other type. Use `jax.vmap` for more.
-    """
+    """Draws one galaxy: scalars, float32 where `Latents` names no other type."""
     # All random numbers are drawn at once and used one by one: the order of the lines below is part
     # of what a seed means.
     of_seed, of_uniforms, of_normals = jax.random.split(key, 3)

@@ -33,21 +33,13 @@ CHUNK = 32
 
 @dataclasses.dataclass(frozen=True)
 class Sky(Settings):
-    """All that the content of a sky depends on.
+    """All that the content of a sky depends on; its galaxies have the indices from 0."""
 
-    Attributes:
-      tree: which the crowd walks.
-      galaxies: how many; their indices are 0 ... galaxies - 1.
-      seed: another seed is another sky.
-      size: side of the pictures in pixels.
-      field: side of the central square that they show, as a fraction of the whole; see `render`.
-    """
-
-    tree: Tree
+    tree: Tree  # which the crowd walks
     galaxies: int = number(1, least=1)
     seed: int = number(0, least=0, most=2**32 - 1)
-    size: int = number(64, least=1)
-    field: float = number(1.0, above=0.0, most=1.0)
+    size: int = number(64, least=1)  # side of the pictures in pixels
+    field: float = number(1.0, above=0.0, most=1.0)  # see `render`
 
     @property
     def name(self) -> str:
@@ -81,16 +73,12 @@ class Pictures:
         return Pictures, (self.file,)
 
 
-def galaxy_key(seed: ArrayLike, index: ArrayLike) -> jax.Array:
-    """The PRNG key of one galaxy of a sky."""
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), index)
-
-
 def draw(
     seed: ArrayLike, index: ArrayLike, tree: Tree, size: int, field: ArrayLike = 1.0
 ) -> tuple[Latents, UInt8[Array, "{size} {size} 3"], Float[Array, " answers"]]:
     """One galaxy of a sky: its truth, its picture, its votes."""
-    truth, crowd = jax.random.split(galaxy_key(seed, index))
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), index)
+    truth, crowd = jax.random.split(key)
     latents = sample(truth)
     return latents, render(latents, size, field), vote(crowd, latents, tree)
 
@@ -109,13 +97,16 @@ def draw_sky(
 
     Always on the CPU, so that a sky does not depend on the accelerator beside it.
     """
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS does not name it
+        cpu = jax.local_devices()[0]
     for first in range(0, sky.galaxies, CHUNK):
-        with jax.default_device(_cpu()):
+        with jax.default_device(cpu):
             indices = jnp.arange(first, first + CHUNK, dtype=jnp.uint32)
-            seed = jnp.uint32(sky.seed)
-            images, fractions = _draw_chunk(seed, indices, sky.tree, sky.size, sky.field)
-        wanted = min(CHUNK, sky.galaxies - first)
-        yield np.asarray(images)[:wanted], np.asarray(fractions)[:wanted]
+            chunk = _draw_chunk(jnp.uint32(sky.seed), indices, sky.tree, sky.size, sky.field)
+        images, fractions = (np.asarray(array)[: sky.galaxies - first] for array in chunk)
+        yield images, fractions
 
 
 def load_sky(
@@ -130,61 +121,48 @@ def load_sky(
 ) -> tuple[Pictures | UInt8[np.ndarray, "n size size 3"], Float32[np.ndarray, "n answers"]]:
     """The first galaxies of a sky, from the cache; drawn and cached if they are not there yet.
 
-    Args:
-      galaxies: see `Sky`.
-      tree: see `Sky`.
-      seed: see `Sky`.
-      size: see `Sky`.
-      field: see `Sky`.
-      cache: folder of the files, made if need be; None where there is none, such as for a user
-        without a home: the sky is drawn each time.
-      progress: called with (galaxies drawn, galaxies) while drawing.
-
-    Returns:
-      Images and vote fractions.
+    Without a `cache`, a folder, such as for a user without a home, it is drawn each time.
+    `progress` is called with (galaxies drawn, galaxies) while drawing; for the rest see `Sky`.
 
     Raises:
       UserError: no such sky, the crowd cannot answer the tree's questions, or the cache cannot be
         written.
     """
     sky = Sky(tree, galaxies, seed, size, field)
-    shapes = (galaxies, size, size, 3), (galaxies, tree.size)
-    if cache is not None:
-        images_file, fractions_file = (
-            cache / f"{sky.name}.{kind}.npy" for kind in ("images", "fractions")
-        )
-        if _holds(images_file, shapes[0], np.uint8) and _holds(
-            fractions_file, shapes[1], np.float32
-        ):
-            return Pictures(images_file), np.load(fractions_file)
+    if cache is None:
+        return _draw_all(sky, progress)
+    images_file, fractions_file = (
+        cache / f"{sky.name}.{kind}.npy" for kind in ("images", "fractions")
+    )
+    if not (
+        _holds(images_file, (galaxies, size, size, 3), np.uint8)
+        and _holds(fractions_file, (galaxies, tree.size), np.float32)
+    ):
+        images, fractions = _draw_all(sky, progress)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            for file, array in ((fractions_file, fractions), (images_file, images)):
+                with replacing(file) as unfinished, unfinished.open("wb") as stream:
+                    np.save(stream, array)
+        except OSError as error:
+            raise UserError(
+                f"{cache}: expected a folder to keep the synthetic sky in, found: {error}"
+            ) from error
+    return Pictures(images_file), np.load(fractions_file)
 
-    images, fractions = np.empty(shapes[0], np.uint8), np.empty(shapes[1], np.float32)
+
+def _draw_all(
+    sky: Sky, progress: Callable[[int, int], None] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    images = np.empty((sky.galaxies, sky.size, sky.size, 3), np.uint8)
+    fractions = np.empty((sky.galaxies, sky.tree.size), np.float32)
     done = 0
     for some_images, some_fractions in draw_sky(sky):
-        drawn = slice(done, done + len(some_images))
-        images[drawn], fractions[drawn] = some_images, some_fractions
-        done = drawn.stop
+        first, done = done, done + len(some_images)
+        images[first:done], fractions[first:done] = some_images, some_fractions
         if progress is not None:
-            progress(done, galaxies)
-    if cache is None:
-        return images, fractions
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        for file, array in ((fractions_file, fractions), (images_file, images)):
-            with replacing(file) as unfinished, unfinished.open("wb") as stream:
-                np.save(stream, array)
-    except OSError as error:
-        raise UserError(
-            f"{cache}: expected a folder to keep the synthetic sky in, found: {error}"
-        ) from error
-    return Pictures(images_file), fractions
-
-
-def _cpu() -> jax.Device:
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS does not name it
-        return jax.local_devices()[0]
+            progress(done, sky.galaxies)
+    return images, fractions
 
 
 def _holds(file: Path, shape: tuple[int, ...], dtype: type) -> bool:
