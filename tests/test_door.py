@@ -11,6 +11,7 @@ import tiny
 from PIL import Image
 
 import gzjax
+from gzjax import files
 from gzjax.data import images
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, predict, train
@@ -189,6 +190,34 @@ def test_an_interrupted_prediction_resumes_with_what_is_missing(
     assert f"resuming after {10 * len(done)} images that are done" in capsys.readouterr().out
     assert broken.read_text() == whole.read_text()
     assert not (tmp_path / "broken.csv.parts").exists()
+
+
+def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path, monkeypatch):
+    def predict_all(models, views=1, shares=(1.0,), name="p.csv"):
+        predict.predict_to_file(
+            models, str(world / "images"), tmp_path / name,
+            views=views, shares=np.array(shares), readable=False,
+            report=gzjax.Report(loud=False),
+        )  # fmt: skip
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "join", interrupted)
+        for some, shares, name in ((models[:1], (1.0,), "p.csv"), (models, (0.5, 0.5), "two.csv")):
+            with pytest.raises(KeyboardInterrupt):
+                predict_all(some, shares=shares, name=name)
+    for some, views in ((models[1:], 1), (models[:1], 2)):
+        with pytest.raises(UserError, match="was left by a prediction of other"):
+            predict_all(some, views)
+    with pytest.raises(UserError, match="was left by a prediction of other"):
+        predict_all(models, shares=(0.25, 0.75), name="two.csv")
+    lock = files.locked(tmp_path / "p.csv.parts" / "lock")
+    with lock, pytest.raises(UserError, match="another process is writing there"):
+        predict_all(models[:1])
+    predict_all(models[:1])
+    assert len(pd.read_csv(tmp_path / "p.csv")) == tiny.GALAXIES
 
 
 def test_several_models_are_mixed(world, models):
