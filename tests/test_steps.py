@@ -211,12 +211,16 @@ def test_a_step_takes_everything_from_the_state_before_it(plain, batch):
     one, _ = step(state, batch)
     two, _ = step(one, batch)
     assert [int(s.step) for s in (state, one, two)] == [0, 1, 2]
+    assert [int(s.means.count) for s in (state, one, two)] == [0, 1, 2]
     assert [float(s.weights.batch_stats["seen"]) for s in (one, two)] == [1, 2]
     # A step's randomness follows from the key and the number of the step; the key stays.
     assert float(one.weights.batch_stats["noise"]) != float(two.weights.batch_stats["noise"])
     again, _ = step(state.replace(step=jnp.int32(1)), batch)
     assert float(again.weights.batch_stats["noise"]) == float(two.weights.batch_stats["noise"])
     assert bool(jnp.all(jax.random.key_data(two.key) == jax.random.key_data(state.key)))
+    # What is learnt does not depend on the average.
+    elsewhere, _ = step(one.replace(average=jax.tree.map(lambda a: a + 1, one.average)), batch)
+    jax.tree.map(np.testing.assert_array_equal, elsewhere.weights, two.weights)
     # The average of the old average and the new weights; early on it forgets faster.
     old, w = np.asarray(one.average.params["w"]), np.asarray(two.weights.params["w"])
     np.testing.assert_allclose(two.average.params["w"], old * 2 / 11 + w * 9 / 11, rtol=1e-5)
@@ -286,6 +290,8 @@ def test_how_many_views_are_computed_at_once_changes_nothing(predicted, at_once)
 @pytest.mark.parametrize("change", [{"activation": "softplus"}, {"field": 0.6}, {"zoom": 1.2}])
 def test_every_setting_of_prediction_matters(predicted, change):
     assert np.abs(predicted(24) - predicted(24, **change)).max() > 1e-4
+    if "zoom" not in change:  # a single view has the size that was asked for
+        assert np.abs(predicted(1) - predicted(1, **change)).max() > 1e-4
 
 
 def test_an_average_over_views_is_their_mean_and_obeys_the_tree(predicted, canvases, gz2):
