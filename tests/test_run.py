@@ -429,16 +429,21 @@ def test_galaxies_lost_on_the_way_are_listed(world, tmp_path, monkeypatch):
         return read(file, framing)
 
     monkeypatch.setattr(images, "read_image", failing)
-    monkeypatch.setattr(loop.Careful, "__init__", _patient(loop.Careful.__init__))
+    taken = []
+    monkeypatch.setattr(loop.Careful, "__init__", _patient(loop.Careful.__init__, taken))
     gzjax.train(tiny.config(root), tmp_path / "run")
     listed = pd.read_csv(tmp_path / "run" / "left_out.csv", dtype=str)
     assert listed["GalaxyID"].tolist() == [lost]
     assert "broken data stream" in listed["reason"][0]
+    steps = gzjax.load(tmp_path / "run").about["config"]["epochs"] * (len(data.splits["train"]) // 8)
+    gzjax.train(tiny.config(root, epochs=3), tmp_path / "run")
+    assert taken == [0, steps]  # batches of the epoch before
 
 
-def _patient(init):
+def _patient(init, taken):
     def patient(self, batches, most, batches_per_epoch, **others):
         assert most < 1  # one per cent of some thirty galaxies
+        taken.append(others["taken"])
         init(self, batches, 2, batches_per_epoch, **others)
 
     return patient
