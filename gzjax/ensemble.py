@@ -29,7 +29,8 @@ def fit_weights(predictions: Sequence[Fractions], observed: Fractions) -> Weight
     a quadratic form in the weights with one minimum over the simplex (Breiman 1996, Stacked
     regressions).
     """
-    errors = np.stack([(p.astype(np.float64) - observed).ravel() for p in predictions])
+    # What nobody knows, NaN, is no error of anybody's.
+    errors = np.nan_to_num([(p.astype(np.float64) - observed).ravel() for p in predictions])
     products = errors @ errors.T
     products /= products.diagonal().max() or 1.0
     found = optimize.minimize(

@@ -1,10 +1,11 @@
-"""What training minimises: MSE, focal loss and KL divergence, and their dynamic weighting.
+"""What training minimises: MSE, focal loss, KL divergence, likelihood, and their weighting.
 
-Each loss returns one value per galaxy, so that padding can be masked out before averaging.
-Fractions are float32, whatever the network computed in.
+Each loss returns one value per galaxy, so that padding can be masked out before averaging; a
+question that nobody knows adds nothing to it. Fractions are float32, whatever the network computed
+in.
 
 To add a loss: write a function (predicted, observed, ...) -> float32[batch], give it a name in
-`TERMS`, and call it in `per_galaxy`.
+`TERMS`, and call it in `objective`.
 """
 
 import dataclasses
@@ -17,10 +18,11 @@ import optax
 from jaxtyping import Array, Float
 
 from gzjax import tree as trees
+from gzjax import votes as crowd
 from gzjax.settings import Settings, choice, is_number, number, setting
 from gzjax.tree import Tree
 
-TERMS = ("mse", "focal", "kl")
+TERMS = ("mse", "focal", "kl", "dirichlet")
 
 # Keeps logarithms finite; a fraction below one part in ten million is none.
 TINY = 1e-7
@@ -43,9 +45,11 @@ class Objective(Settings):
     targets: `cumulative` compares cumulative vote fractions; `conditional` stops one step
       earlier, before the gates: it compares each question's fractions among those who answered
       it, where anybody did.
-    terms: the losses: MSE over all answers, focal loss and KL divergence of question 1.
+    terms: the losses: MSE over all answers; focal loss and KL divergence of question 1; the
+      Dirichlet-multinomial likelihood of the votes, see `votes.negative_log_likelihood`, from
+      which predictions have intervals.
     weighting: `dynamic`, see `dynamic_weights`, or `fixed`.
-    weights: of MSE, focal loss and KL divergence where the weighting is fixed.
+    weights: of MSE, focal loss, KL divergence and likelihood where the weighting is fixed.
     decay: of the losses' running means, a step.
     gamma: see `focal_loss`.
     class_weights: see `focal_loss`; one per answer of question 1, or none.
@@ -54,7 +58,7 @@ class Objective(Settings):
     activation: str = choice("relu", (*trees.ACTIVATIONS, trees.UNTIED))
     targets: str = choice("cumulative", ("cumulative", "conditional"))
     terms: tuple[str, ...] = setting(
-        TERMS,
+        TERMS[:3],
         f"some of {', '.join(TERMS)}, each once",
         lambda value: isinstance(value, tuple) and 0 < len(value) == len(set(value) & set(TERMS)),
     )
@@ -84,6 +88,14 @@ class Objective(Settings):
         if self.activation == trees.UNTIED and self.terms != ("mse",):
             expected = f"mse alone {untied}, as the others need fractions that sum to 1"
             self.fail("terms", expected, ", ".join(self.terms))
+        if self.likely and self.activation not in trees.CONCENTRATED:
+            expected = f"{' or '.join(trees.CONCENTRATED)} with the term dirichlet"
+            self.fail("activation", expected, self.activation)
+
+    @property
+    def likely(self) -> bool:
+        """Whether the outputs become concentrations, from which predictions have intervals."""
+        return "dirichlet" in self.terms
 
     def check_tree(self, tree: Tree) -> None:
         """Raises a UserError if the class weights are not as many as question 1's answers."""
@@ -93,14 +105,12 @@ class Objective(Settings):
             self.fail("class_weights", expected, str(given))
 
 
-def mean_squared_error(
-    predicted: Fractions, observed: Fractions, mask: Fractions | None = None
-) -> Galaxies:
-    """The mean squared error over the answers whose mask is 1; 0 where there is none."""
-    squared = jnp.square(predicted - observed)
-    if mask is None:
-        return jnp.mean(squared, axis=-1)
-    return jnp.sum(squared * mask, axis=-1) / jnp.maximum(jnp.sum(mask, axis=-1), 1.0)
+def mean_squared_error(predicted: Fractions, observed: Fractions, known: Fractions) -> Galaxies:
+    """The squared errors of known answers (1; else 0), over the number of all the tree's.
+
+    So each answer has the weight that it has in the score, however many others are known.
+    """
+    return jnp.mean(jnp.square(predicted - observed) * known, axis=-1)
 
 
 def focal_loss(
@@ -136,23 +146,6 @@ def kl_divergence(predicted: Fractions, observed: Fractions) -> Galaxies:
     return jnp.sum(observed * (observed_log - jnp.log(predicted)), axis=-1)
 
 
-def per_galaxy(
-    settings: Objective,
-    tree: Tree,
-    predicted: Fractions,
-    observed: Fractions,
-    mask: Fractions | None = None,
-) -> dict[str, Galaxies]:
-    """{term: its value for each galaxy}, of the objective's terms; the mask is of the MSE."""
-    q, p = (fractions[:, tree.questions[0].columns] for fractions in (predicted, observed))
-    values = {
-        "mse": lambda: mean_squared_error(predicted, observed, mask),
-        "focal": lambda: focal_loss(q, p, settings.gamma, settings.class_weights),
-        "kl": lambda: kl_divergence(q, p),
-    }
-    return {term: values[term]() for term in settings.terms}
-
-
 def masked_mean(values: Galaxies, mask: Galaxies) -> Scalar:
     """The mean over the galaxies with mask 1; 0 if there is none."""
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)
@@ -185,23 +178,44 @@ def objective(
     settings: Objective,
     tree: Tree,
     outputs: Fractions,
-    fractions: Fractions,
+    votes: Fractions,
     mask: Galaxies,
     means: optax.EmaState,
 ) -> tuple[Scalar, tuple[optax.EmaState, Scalars]]:
-    """From the network's outputs to the loss, through the tree; the mask is 0 for padding.
+    """From the network's outputs to the loss, through the tree.
 
-    Beside the loss come the terms' running means after this batch, through which no gradient
-    passes, and for the record each term's mean (`mse`, ...) and weight (`weight_mse`, ...).
+    Args:
+      settings: what is minimised.
+      tree: of the answers.
+      outputs: of the network.
+      votes: of the crowd, NaN where nobody knows; see `gzjax.votes`.
+      mask: 0 for padding.
+      means: the terms' running means before this batch.
+
+    Returns:
+      The loss; the running means after this batch, through which no gradient passes; and for the
+      record each term's mean (`mse`, ...) and weight (`weight_mse`, ...).
     """
     if settings.targets == "conditional":
         predicted = trees.conditional_fractions(outputs, tree, settings.activation)
-        observed, asked = trees.conditional_labels(fractions, tree)
+        observed, known = crowd.conditional(votes, tree)
     else:
         predicted = trees.fractions(outputs, tree, settings.activation)
-        observed, asked = fractions, None
-    each = per_galaxy(settings, tree, predicted, observed, asked)
-    losses = {term: masked_mean(values, mask) for term, values in each.items()}
+        observed, known = crowd.cumulative(votes, tree)
+    first = tree.questions[0].columns
+    q, p, asked = predicted[:, first], observed[:, first], known[:, first.start]
+
+    def likelihood() -> Galaxies:
+        concentrations = trees.concentrations(outputs, tree, settings.activation)
+        return crowd.negative_log_likelihood(concentrations, votes, tree).sum(axis=-1)
+
+    terms = {
+        "mse": lambda: mean_squared_error(predicted, observed, known),
+        "focal": lambda: asked * focal_loss(q, p, settings.gamma, settings.class_weights),
+        "kl": lambda: asked * kl_divergence(q, p),
+        "dirichlet": likelihood,
+    }
+    losses = {term: masked_mean(terms[term](), mask) for term in settings.terms}
     averaged, means = optax.ema(settings.decay).update(jax.lax.stop_gradient(losses), means)
     dynamic = settings.weighting == "dynamic"
     weights = dynamic_weights(averaged) if dynamic else fixed_weights(settings)

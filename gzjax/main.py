@@ -41,6 +41,17 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output", "", "The predictions: a CSV or Parquet file to write.")
 flags.DEFINE_bool("readable", False, "Adds columns to them that say in words what is likely.")
+flags.DEFINE_enum(
+    "columns",
+    "",
+    ("", "challenge", "survey", "both"),
+    "Of predictions: the tree's own, cumulative fractions; QUESTION_ANSWER_fraction and 90 % "
+    "intervals, as surveys have them; or both, the default of models trained by likelihood.",
+)
+flags.DEFINE_integer(
+    "volunteers", None, "Intervals of what so many would say, not of the underlying fractions.", 1
+)
+flags.DEFINE_list("campaigns", [], "Of a tree of several: those to predict, such as dr5,gz2.")
 flags.DEFINE_integer("range", 4096, "Images predicted between two savings.", 1)
 flags.DEFINE_string("pack", "", "Folder of the pack that is written.")
 flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
@@ -124,6 +135,7 @@ def run() -> None:
         shares=shares,
         readable=given.readable,
         report=report,
+        wanted=predict.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
         size=given.range,
     )
 

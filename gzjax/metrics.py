@@ -2,8 +2,10 @@
 
 Predictions of a whole split are small (37 numbers a galaxy for Galaxy Zoo 2), so every metric is
 computed from all of them at once, in float64, and does not depend on how they were batched.
+Observed fractions that nobody knows are NaN, and count for nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,11 +20,14 @@ Row = Float[np.ndarray, " answers"]
 
 
 def rmse(predicted: Float[np.ndarray, "..."], observed: Float[np.ndarray, "..."]) -> float:
-    """Root of the mean squared error over all galaxies and answers: the challenge's score."""
+    """Root of the mean squared error over all galaxies and answers: the challenge's score.
+
+    NaN if nothing is known.
+    """
     if predicted.shape != observed.shape or predicted.size == 0:
         shapes = f"{predicted.shape} and {observed.shape}"
         raise ValueError(f"expected one shape with at least one galaxy, found {shapes}")
-    return float(np.sqrt(np.mean(_square_errors(predicted, observed))))
+    return float(_root_mean(*_square_errors(predicted.ravel(), observed.ravel()), axis=0))
 
 
 def baseline_rmse(training_mean: Row, observed: Fractions) -> float:
@@ -40,12 +45,20 @@ def rmse_per_question(predicted: Fractions, observed: Fractions, tree: Tree) -> 
 
 def rmse_per_answer(predicted: Fractions, observed: Fractions, tree: Tree) -> dict[str, float]:
     """{column name, such as Class1.1: RMSE}."""
-    values = np.sqrt(np.mean(_square_errors(predicted, observed), axis=0))
+    values = _root_mean(*_square_errors(predicted, observed), axis=0)
     return dict(zip(tree.columns, values.tolist(), strict=True))
 
 
-def _square_errors(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    return np.square(predicted.astype(np.float64) - observed.astype(np.float64))
+def _square_errors(predicted: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The square errors, 0 where nothing is known, and 1.0 where it is."""
+    known = ~np.isnan(observed)
+    errors = predicted.astype(np.float64) - observed.astype(np.float64)
+    return np.where(known, np.square(errors), 0.0), known.astype(np.float64)
+
+
+def _root_mean(errors: np.ndarray, known: np.ndarray, axis: int) -> Any:
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(errors.sum(axis=axis) / known.sum(axis=axis))
 
 
 def _interval(
@@ -55,12 +68,16 @@ def _interval(
     resamples: int,
     seed: int,
 ) -> list[float]:
-    """The 95 % interval of a statistic of each prediction's mean square errors per galaxy."""
-    errors = [_square_errors(predicted, observed).mean(axis=1) for predicted in predictions]
+    """The 95 % interval of a statistic of each prediction's errors and of what is known.
+
+    Of each galaxy they are summed over its answers.
+    """
+    pairs = [_square_errors(predicted, observed) for predicted in predictions]
+    sums = [*(errors.sum(axis=1) for errors, _ in pairs), pairs[0][1].sum(axis=1)]
     # Of a single galaxy, which scipy refuses, every resample is that galaxy.
-    errors = [np.resize(each, max(2, len(each))) for each in errors]
+    sums = [np.resize(each, max(2, len(each))) for each in sums]
     found = stats.bootstrap(
-        errors,
+        sums,
         statistic,
         paired=True,
         method="percentile",
@@ -69,10 +86,6 @@ def _interval(
         rng=seed,
     )
     return [float(end) for end in found.confidence_interval]
-
-
-def _root_mean(values: np.ndarray, axis: int) -> np.ndarray:
-    return np.sqrt(np.mean(values, axis=axis))
 
 
 def rmse_interval(
@@ -98,8 +111,8 @@ def rmse_difference(
     interval: differences far smaller than `rmse_interval` may be certain.
     """
 
-    def difference(one: np.ndarray, two: np.ndarray, axis: int) -> np.ndarray:
-        return _root_mean(one, axis) - _root_mean(two, axis)
+    def difference(one: np.ndarray, two: np.ndarray, known: np.ndarray, axis: int) -> np.ndarray:
+        return _root_mean(one, known, axis) - _root_mean(two, known, axis)
 
     low, high = _interval(difference, [predicted, other], observed, resamples, seed)
     return rmse(predicted, observed) - rmse(other, observed), low, high
@@ -135,7 +148,7 @@ def accuracies(
         columns = question.columns
         if question.gates:  # in the precision of the labels, where 4 of 5 votes are a tie
             reached = reached.astype(observed.dtype)
-        asked = reached >= ASKED
+        asked = (reached >= ASKED) & ~np.isnan(observed[:, question.first])
         most = observed[:, columns].max(axis=1)
         found: dict[str, Any] = {}
         for prefix, chosen in (("", asked), ("agreed_", asked & (most > AGREED * reached))):
@@ -160,7 +173,8 @@ def reliability(
     votes in place of hits. Of each bin that is not empty, its number, its count and the mean of
     what was predicted and observed.
     """
-    predicted, observed = predicted.ravel(), observed.ravel()
+    known = ~np.isnan(observed)
+    predicted, observed = predicted[known], observed[known]
     bins = np.clip((predicted * BINS).astype(int), 0, BINS - 1)
     counts, sums, truths = (
         np.bincount(bins, weights, BINS)
@@ -180,7 +194,9 @@ def reliability(
 def expected_calibration_error(curve: list[dict[str, Any]]) -> float:
     """The mean of |predicted - observed| over the bins of a `reliability`, by their counts."""
     total = sum(row["count"] for row in curve)
-    return sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in curve) / total
+    return sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in curve) / (
+        total or math.nan
+    )
 
 
 def calibration(predicted: Fractions, observed: Fractions, tree: Tree) -> dict[str, dict[str, Any]]:
@@ -195,21 +211,33 @@ def calibration(predicted: Fractions, observed: Fractions, tree: Tree) -> dict[s
 def summary(
     predicted: Fractions, observed: Fractions, training_mean: Row, tree: Tree
 ) -> dict[str, Any]:
-    """All of the above, of cumulative vote fractions; baselines predict the training mean."""
+    """All of the above, of cumulative vote fractions; baselines predict the training mean.
+
+    None where nothing is known.
+    """
     mean_row = np.broadcast_to(training_mean, observed.shape)
     answered = accuracies(predicted, observed, training_mean, tree)
     first = answered[tree.questions[0].name]
-    return {
-        "rmse": rmse(predicted, observed),
-        "rmse_interval": rmse_interval(predicted, observed),
-        "baseline_rmse": baseline_rmse(training_mean, observed),
-        "q1_accuracy": first["accuracy"],
-        "q1_baseline_accuracy": first["baseline"],
-        "galaxies": len(observed),
-        "rmse_per_question": rmse_per_question(predicted, observed, tree),
-        "baseline_rmse_per_question": rmse_per_question(mean_row, observed, tree),
-        "rmse_per_answer": rmse_per_answer(predicted, observed, tree),
-        "baseline_rmse_per_answer": rmse_per_answer(mean_row, observed, tree),
-        "accuracies": answered,
-        "calibration": calibration(predicted, observed, tree),
-    }
+    return _without_nan(
+        {
+            "rmse": rmse(predicted, observed),
+            "rmse_interval": rmse_interval(predicted, observed),
+            "baseline_rmse": baseline_rmse(training_mean, observed),
+            "q1_accuracy": first["accuracy"],
+            "q1_baseline_accuracy": first["baseline"],
+            "galaxies": len(observed),
+            "rmse_per_question": rmse_per_question(predicted, observed, tree),
+            "baseline_rmse_per_question": rmse_per_question(mean_row, observed, tree),
+            "rmse_per_answer": rmse_per_answer(predicted, observed, tree),
+            "baseline_rmse_per_answer": rmse_per_answer(mean_row, observed, tree),
+            "accuracies": answered,
+            "calibration": calibration(predicted, observed, tree),
+        }
+    )
+
+
+def _without_nan(result: Any) -> Any:
+    """None in place of NaN, which JSON does not have."""
+    if isinstance(result, dict):
+        return {name: _without_nan(value) for name, value in result.items()}
+    return None if isinstance(result, float) and math.isnan(result) else result

@@ -83,7 +83,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One batch, from canvases to new parameters; to be jitted with `state` donated.
 
-    The batch has `image` uint8[batch, canvas, canvas, 3], `fractions` float32[batch, answers] and
+    The batch has `image` uint8[batch, canvas, canvas, 3], `votes` float32[batch, answers] and
     `mask` float32[batch]. Beside the state come scalars to record.
     """
     view_key, network_key = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -94,7 +94,7 @@ def train_step(
             params, state.weights.batch_stats, images, train=True, key=network_key
         )
         loss, (means, record) = losses.objective(
-            objective, tree, outputs, batch["fractions"], batch["mask"], state.means
+            objective, tree, outputs, batch["votes"], batch["mask"], state.means
         )
         return loss, (batch_stats, means, record)
 
@@ -125,30 +125,38 @@ def predict_step(
     image_size: int,
     test_views: TestViews,
     views: int,
+    likely: bool = False,
 ) -> dict[str, jax.Array]:
     """Cumulative vote fractions of a batch, averaged over test-time views; nothing is random.
 
     `views` of them, see `augment.grid_maps`; a single one is upright. The average of fractions that
     obey the tree obeys it, too. In the batch, `fractions` float32[batch, answers] take the place
-    of `image` uint8[batch, canvas, canvas, 3]; whatever else it has stays.
+    of `image` uint8[batch, canvas, canvas, 3] and `votes`; whatever else it has stays. Of outputs
+    trained by their likelihood come `concentrations` float32[batch, views, answers], too.
     """
     canvases = batch["image"]
 
-    def fractions_of(images: jax.Array) -> jax.Array:
+    def seen(images: jax.Array) -> tuple[jax.Array, ...]:
         outputs, _ = network.apply(*weights, images, train=False)
-        return trees.fractions(outputs, tree, activation)
+        fractions = trees.fractions(outputs, tree, activation)
+        if not likely:
+            return (fractions,)
+        return fractions, trees.concentrations(outputs, tree, activation)
 
     if views == 1:
-        fractions = fractions_of(augment.upright_view(canvases, test_views.field, image_size))
+        found = seen(augment.upright_view(canvases, test_views.field, image_size))
+        each = [array[None] for array in found]
     else:
         maps = augment.grid_maps(views, test_views.field, test_views.zoom)
         widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
 
-        def through(view_map: jax.Array) -> jax.Array:
+        def through(view_map: jax.Array) -> tuple[jax.Array, ...]:
             one_map = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
-            return fractions_of(augment.mapped(canvases, one_map, image_size, widest))
+            return seen(augment.mapped(canvases, one_map, image_size, widest))
 
         each = jax.lax.map(through, jnp.asarray(maps), batch_size=test_views.at_once)
-        fractions = each.mean(axis=0)
-    others = {name: array for name, array in batch.items() if name != "image"}
-    return {**others, "fractions": fractions}
+    result = {name: array for name, array in batch.items() if name not in ("image", "votes")}
+    result["fractions"] = each[0].mean(axis=0)
+    if likely:
+        result["concentrations"] = each[1].swapaxes(0, 1)
+    return result

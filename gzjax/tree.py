@@ -21,6 +21,7 @@ from gzjax.trees import Tree
 from gzjax.trees import load as load
 
 ACTIVATIONS = ("relu", "softplus", "softmax")
+CONCENTRATED = ("softplus", "softmax")  # those that are never 0
 
 # Without the tree: each answer by itself, held to [0, 1] and nothing else.
 UNTIED = "sigmoid"
@@ -56,7 +57,26 @@ def conditional_fractions(
         positive = jax.nn.softplus(values)
     else:
         raise ValueError(f"activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
-    return _divide_by_question(positive, tree)[0]
+    return normalise(positive, tree)[0]
+
+
+def concentrations(
+    outputs: Float[ArrayLike, "*batch answers"], tree: Tree, activation: str
+) -> Float[Array, "*batch answers"]:
+    """A network's outputs -> the concentrations of a Dirichlet distribution for each question.
+
+    Their ratios are the `conditional_fractions`, their mean; the larger their sum, the narrower is
+    the distribution. They are the outputs exponentiated (`softmax`) or after `softplus`: about 1
+    for outputs about 0, so a network that has learnt nothing is sure of nothing.
+
+    Raises:
+      ValueError: another activation, under which they could be 0.
+    """
+    # Beyond the bounds float32 would give 0 or infinity.
+    values = jnp.clip(_last_axis(outputs, tree), -30.0, 30.0 if activation == "softmax" else None)
+    if activation not in CONCENTRATED:
+        raise ValueError(f"activation {activation!r}: expected one of {', '.join(CONCENTRATED)}")
+    return jnp.exp(values) if activation == "softmax" else jax.nn.softplus(values)
 
 
 def cumulative_fractions(
@@ -90,14 +110,30 @@ def fractions(
     return cumulative_fractions(conditional_fractions(outputs, tree, activation), tree)
 
 
-def conditional_labels(
-    fractions: Float[ArrayLike, "*batch answers"], tree: Tree
+def normalise(
+    values: Float[ArrayLike, "*batch answers"], tree: Tree, least: float = EPSILON
 ) -> tuple[Float[Array, "*batch answers"], Float[Array, "*batch answers"]]:
-    """Cumulative vote fractions -> conditional ones, with a mask of the questions asked.
+    """Non-negative values / their question's sum, and 1 where that sum is above `least`.
 
-    The answers of a question that nobody reached are uniform, and their mask is 0.
+    Where it is not, the answers are uniform. Both branches of the `where` are kept finite, so that
+    the gradient is, too.
     """
-    return _divide_by_question(_last_axis(fractions, tree), tree)
+    values = _last_axis(values, tree)
+    total = sums(values, tree)[..., tree.question_of]
+    asked = total > least
+    uniform = 1.0 / tree.membership.sum(axis=0)[tree.question_of]
+    fractions = jnp.where(asked, values / jnp.where(asked, total, 1.0), uniform)
+    return fractions, asked.astype(jnp.float32)
+
+
+def sums(
+    values: Float[ArrayLike, "*batch answers"], tree: Tree
+) -> Float[Array, "*batch questions"]:
+    """The sum over each question's answers."""
+    # Exact float32: on accelerators a matrix product would otherwise round to bfloat16 or TF32.
+    return jnp.matmul(
+        jnp.asarray(values, jnp.float32), tree.membership, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def violations(
@@ -111,7 +147,7 @@ def violations(
         else jnp.ones(values.shape[:-1])
         for question in tree.questions
     ]
-    return jnp.abs(_question_sums(values, tree) - jnp.stack(asked, axis=-1))
+    return jnp.abs(sums(values, tree) - jnp.stack(asked, axis=-1))
 
 
 def _last_axis(values: ArrayLike, tree: Tree) -> Array:
@@ -121,21 +157,3 @@ def _last_axis(values: ArrayLike, tree: Tree) -> Array:
             f"expected a last axis of {tree.size} answers, found an array of shape {values.shape}"
         )
     return values
-
-
-def _question_sums(values: Array, tree: Tree) -> Array:
-    # Exact float32: on accelerators a matrix product would otherwise round to bfloat16 or TF32.
-    return jnp.matmul(values, tree.membership, precision=jax.lax.Precision.HIGHEST)
-
-
-def _divide_by_question(values: Array, tree: Tree) -> tuple[Array, Array]:
-    """Non-negative values / their question's sum, and 1 where that sum is not zero.
-
-    Where it is zero the answers are uniform. Both branches of the `where` are kept finite, so
-    that the gradient is, too.
-    """
-    sums = _question_sums(values, tree)[..., tree.question_of]
-    asked = sums > EPSILON
-    uniform = 1.0 / tree.membership.sum(axis=0)[tree.question_of]
-    fractions = jnp.where(asked, values / jnp.where(asked, sums, 1.0), uniform)
-    return fractions, asked.astype(jnp.float32)

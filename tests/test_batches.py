@@ -51,13 +51,13 @@ def test_records_belong_together(galaxies):
     for batch in take(training_batches(galaxies, 8, 0), 12):
         assert {name: (array.dtype, array.shape) for name, array in batch.items()} == {
             "image": (np.uint8, (8, 4, 4, 3)),
-            "fractions": (np.float32, (8, 37)),
+            "votes": (np.float32, (8, 37)),
             "row": (np.int32, (8,)),
             "mask": (np.float32, (8,)),
             "fault": (np.dtype("S200"), (8,)),
         }
         np.testing.assert_array_equal(batch["image"][:, 3, 3, 2], batch["row"])
-        np.testing.assert_allclose(batch["fractions"][:, 36], batch["row"] / 60, rtol=1e-6)
+        np.testing.assert_allclose(batch["votes"][:, 36], batch["row"] / 60, rtol=1e-6)
         np.testing.assert_array_equal(batch["mask"], 1)
         np.testing.assert_array_equal(batch["fault"], b"")
 
@@ -101,7 +101,7 @@ def test_a_restored_iterator_resumes_where_it_was(galaxies, taken):
 
 @pytest.mark.parametrize("number", [50, 15])  # of 15, one part has enough for a batch more
 def test_shards_together_are_the_whole_batch(galaxies, number):
-    source = Source(galaxies.images, galaxies.rows[:number], galaxies.fractions)
+    source = Source(galaxies.images, galaxies.rows[:number], galaxies.votes)
     whole = take(training_batches(source, 8, 1), 12)
     parts = [take(training_batches(source, 8, 1, shard=n, shards=4), 12) for n in range(4)]
     for number, batch in enumerate(whole):
@@ -137,7 +137,7 @@ def test_padding_is_masked_and_shows_no_blanks(galaxies):
     assert batch["mask"].tolist() == [1] * 10 + [0] * 6
     assert batch["fault"].tolist() == [b""] * 16
     assert batch["image"][:, 0, 0, 0].tolist() == [*range(45, 55), *range(45, 51)]
-    np.testing.assert_array_equal(batch["fractions"][10:], 0)
+    np.testing.assert_array_equal(batch["votes"][10:], 0)
 
 
 def test_sources_of_different_framings_are_zipped():
@@ -147,7 +147,7 @@ def test_sources_of_different_framings_are_zipped():
         np.testing.assert_array_equal(one["row"], other["row"])
         assert one["row"].tolist() == [1 + 2 * number, 2 + 2 * number]
         assert (one["image"].shape[1], other["image"].shape[1]) == (2, 3)
-        assert "fractions" not in one
+        assert "votes" not in one
     assert number == 1
 
 
@@ -173,7 +173,7 @@ def test_unreadable_images_are_masked_named_and_no_blanks():
     ]
     # Copies of the two that are readable, in turn.
     assert batch["image"][:, 0, 0, 0].tolist() == [100, 100, 103, 100, 103, 103, 100]
-    assert batch["fractions"].tolist() == (np.ones((7, 5)) * batch["mask"][:, None]).tolist()
+    assert batch["votes"].tolist() == (np.ones((7, 5)) * batch["mask"][:, None]).tolist()
 
 
 def test_a_batch_without_any_readable_image_is_zeros():
@@ -201,16 +201,16 @@ def test_what_the_devices_hold_is_not_read_but_its_faults_are_known():
         images[0]
     source = Source(images, np.array([3, 2, 1]), np.ones((4, 5), np.float32))
     batch = source.batch(np.array([0, 1, 2, 3]))
-    assert batch.keys() == {"row", "mask", "fault", "fractions"}
+    assert batch.keys() == {"row", "mask", "fault", "votes"}
     assert batch["row"].tolist() == [3, 2, 1, -1]
     assert batch["fault"].tolist() == [b"gone", b"", b"broken", b""]
     assert batch["fault"].dtype == "S200"
     assert batch["mask"].tolist() == [0, 1, 0, 0]
-    assert batch["fractions"][:, 0].tolist() == [0, 1, 0, 0]
+    assert batch["votes"][:, 0].tolist() == [0, 1, 0, 0]
 
 
-def test_images_and_fractions_have_to_be_as_many():
-    with pytest.raises(ValueError, match="4 images, but 3 rows of fractions"):
+def test_images_and_votes_have_to_be_as_many():
+    with pytest.raises(ValueError, match="4 images, but 3 rows of votes"):
         Source(np.zeros((4, 2, 2, 3), np.uint8), np.arange(3), np.zeros((3, 5), np.float32))
 
 

@@ -142,8 +142,8 @@ def test_the_step_is_the_recipes_and_goes_from_state_to_state(world, monkeypatch
     before = np.asarray(step.state.weights.params["stem"]["kernel"])
     batch = step.batch
     assert batch["image"].shape == (8, 16, 16, 3)
-    assert batch["fractions"].shape == (8, made.tree.size)
-    np.testing.assert_allclose(batch["fractions"].sum(axis=1), 1, rtol=1e-5)
+    assert batch["votes"].shape == (8, made.tree.size)
+    np.testing.assert_allclose(batch["votes"].sum(axis=1), 40, rtol=1e-5)
     assert batch["row"].tolist() == list(range(8))
     assert batch["mask"].tolist() == [1.0] * 8
     assert len(batch["image"].addressable_shards) == 8

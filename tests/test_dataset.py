@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gzjax import tree as trees
+from gzjax import votes
 from gzjax.data import catalogue, dataset, packing
 from gzjax.data.dataset import Data, Split
 from gzjax.data.images import Framing, ImageFiles, read_image
@@ -18,16 +19,17 @@ from gzjax.errors import UserError
 
 GZ2 = trees.load("gz2")
 FRAMING = Framing(0.8, 17)
+VOTES = np.random.default_rng(2).integers(1, 9, 37).astype(np.float32)
 OPTIONS = {"tree": GZ2, "table": "votes.csv", "images": "cutouts", "framing": FRAMING}
 
 
 def data_of(galaxies, **changes):
-    """Galaxies whose vote fractions are all their row's number."""
+    """Galaxies of which each has its own votes."""
     ids = tuple(map(str, range(galaxies)))
     return Data(
         ids=ids,
         images=np.zeros((galaxies, 2, 2, 3), np.uint8),
-        fractions=np.arange(galaxies, dtype=np.float32)[:, None].repeat(37, 1),
+        votes=VOTES + np.arange(galaxies, dtype=np.float32)[:, None],
         splits=catalogue.split(ids, 0, 0.1, 0.1),
         left_out=pd.DataFrame([("7", "", "no row")], columns=catalogue.LEFT_OUT_COLUMNS),
         label="synthetic sky",
@@ -94,14 +96,15 @@ def test_a_folder_gives_galaxies_with_their_own_votes(folder, crowd):
     data = of_folder(folder, Split(1))
     assert data.ids == tuple(f"g{number}" for number in range(100))
     assert (data.tree, data.framing, data.label) == (GZ2, FRAMING, "real galaxies")
-    assert data.fractions.dtype == np.float32
+    assert data.votes.dtype == np.float32
     assert isinstance(data.images, ImageFiles)
     batch = data.source("validation").batch(np.arange(2))
     rows = data.splits["validation"][:2]
     np.testing.assert_array_equal(batch["row"], rows)
     np.testing.assert_array_equal(batch["image"][:, 3, 4, 1], rows)
     assert batch["image"].shape == (2, 17, 17, 3)
-    np.testing.assert_array_equal(batch["fractions"], crowd[rows % 64].astype(np.float32))
+    expected = 40 * crowd[rows % 64]  # volunteers, as the challenge has no counts
+    np.testing.assert_allclose(batch["votes"], expected, rtol=1e-6)
 
 
 def test_decode_finds_what_the_header_does_not_tell(folder, tmp_path):
@@ -137,7 +140,7 @@ def test_a_sky_is_drawn_as_asked(monkeypatch, tmp_path):
     assert (data.tree, data.framing, data.label) == (GZ2, FRAMING, "synthetic sky")
     assert data.ids == tuple(map(str, range(100)))
     assert data.images.shape == (100, 17, 17, 3)
-    assert data.fractions[3, 4] == 0.5
+    assert data.votes[3, 4] == 0.5
     assert list(data.left_out.columns) == list(catalogue.LEFT_OUT_COLUMNS)
     assert len(data.left_out) == 0
 
@@ -182,9 +185,10 @@ def test_the_training_mean_is_of_the_training_galaxies_alone():
     mean = data.training_mean
     assert mean.dtype == np.float64
     assert mean.shape == (37,)
-    np.testing.assert_allclose(mean, data.splits["train"].mean())
-    fewer = data.with_fewer(3, 0)
-    np.testing.assert_allclose(fewer.training_mean, fewer.splits["train"].mean())
+    for some in (data, data.with_fewer(3, 0)):
+        expected = votes.observed(some.votes[some.splits["train"]], GZ2).mean(axis=0)
+        np.testing.assert_allclose(some.training_mean, expected, rtol=1e-6)
+    assert np.ptp(data.votes[:, 0]) > 0
 
 
 def test_a_source_has_the_rows_of_its_split():
@@ -201,10 +205,10 @@ def test_other_galaxies_votes_or_trees_make_another_run():
     renamed = trees.Tree(GZ2.name, GZ2.questions, ("x", *GZ2.columns[1:]))
     for other in (
         data._replace(ids=data.ids[::-1]),
-        data._replace(fractions=data.fractions + np.float32(1e-6)),
+        data._replace(votes=data.votes + np.float32(1e-6)),
         data._replace(tree=renamed),
     ):
-        with pytest.raises(UserError, match=r"^runs/x was started on other galaxies, vote frac"):
+        with pytest.raises(UserError, match=r"^runs/x was started on other galaxies, votes"):
             other.check_same(data.fingerprint, Path("runs/x"))
 
 

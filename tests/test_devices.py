@@ -39,7 +39,7 @@ def data_of(number, unreadable=()):
     return Data(
         ids=tuple(f"g{row}" for row in range(number)),
         images=Pictures(number, unreadable),
-        fractions=np.random.default_rng(1).random((number, 37), np.float32),
+        votes=np.random.default_rng(1).random((number, 37), np.float32),
         splits={"train": np.arange(40), "test": np.arange(30, 43)},
         left_out=pd.DataFrame([("x", "", "no row")], columns=catalogue.LEFT_OUT_COLUMNS),
         label="",
@@ -73,7 +73,7 @@ def test_a_batch_lies_on_the_devices_and_its_faults_on_the_host(placement):
     assert host.keys() == {"row", "mask", "fault"}
     assert all(isinstance(array, np.ndarray) for array in host.values())
     assert host["fault"].tolist() == [b"", b"broken: 31", *[b""] * 3, b"broken: 35", b"", b""]
-    assert placed.keys() == {"image", "row", "mask", "fractions"}
+    assert placed.keys() == {"image", "row", "mask", "votes"}
     for name, array in placed.items():
         assert array.sharding.is_equivalent_to(placement.by_galaxy, array.ndim)
         np.testing.assert_array_equal(array, read[name])
@@ -99,7 +99,7 @@ def test_images_held_on_the_devices_make_the_same_batches(placement):
                 np.testing.assert_array_equal(one[0][name], other[0][name])
             assert one[1].keys() == other[1].keys()
             assert other[1]["image"].sharding.is_equivalent_to(placement.by_galaxy, 4)
-            for name in ("row", "mask", "fractions"):
+            for name in ("row", "mask", "votes"):
                 np.testing.assert_array_equal(one[1][name], other[1][name])
             counts = one[0]["mask"] > 0
             for _, batch in (one, other):

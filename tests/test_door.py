@@ -246,7 +246,8 @@ def test_a_mixture_is_scored_and_each_alone(models, galaxies):
 def test_a_fitted_mixture_is_best_where_it_was_fitted_and_not_scored_there(models, galaxies):
     shares = evaluate.mixture_of(models, galaxies, 1, "fitted")
     assert shares.sum() == pytest.approx(1)
-    observed, predicted = evaluate.predict_all(models, galaxies, "validation", 1)
+    rows, found = evaluate.predict_all(models, galaxies, "validation", 1)
+    observed, predicted = galaxies[0].observed(rows), [each["fractions"] for each in found]
 
     def error(weight):
         return ((weight * predicted[0] + (1 - weight) * predicted[1] - observed) ** 2).mean()
@@ -273,7 +274,7 @@ def test_models_and_galaxies_that_do_not_belong_together_are_refused(models, gal
     fewer = galaxies[0].with_fewer(5, 0)
     with pytest.raises(UserError, match="have other galaxies in train"):
         gzjax.evaluate(two, [galaxies[0], fewer], "train")
-    changed = galaxies[0]._replace(fractions=galaxies[0].fractions[::-1])
+    changed = galaxies[0]._replace(votes=galaxies[0].votes[::-1])
     with pytest.raises(UserError, match="were trained on other galaxies"):
         gzjax.evaluate(two, [galaxies[0], changed])
     tree = gzjax.load_tree("gz2")

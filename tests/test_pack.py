@@ -33,7 +33,7 @@ def data_of(files, crowd, **changes):
     return Data(
         ids=tuple(str(100 + number) for number in range(len(files))),
         images=ImageFiles(files, FRAMING),
-        fractions=crowd[: len(files)].astype(np.float32),
+        votes=crowd[: len(files)].astype(np.float32),
         splits={},
         left_out=pd.DataFrame([("7", "", "row without image")], columns=catalogue.LEFT_OUT_COLUMNS),
         label="real galaxies",
@@ -96,8 +96,8 @@ def test_what_was_packed_is_read_bit_for_bit(packed, files, crowd):
     assert found.ids == tuple(str(100 + number) for number in range(64))
     assert found.label == "real galaxies"
     assert found.left_out.to_numpy().tolist() == [["7", "", "row without image"]]
-    assert found.fractions.dtype == np.float32
-    np.testing.assert_array_equal(found.fractions, crowd.astype(np.float32))
+    assert found.votes.dtype == np.float32
+    np.testing.assert_array_equal(found.votes, crowd.astype(np.float32))
     assert found.images.shape == (64, 17, 17, 3)
     assert len(found.images) == 64
     for images in (found.images, read(packed, tree=None).images):
@@ -212,7 +212,7 @@ def test_a_whole_pack_stays_as_it_is(packed, files, crowd):
         (lambda folder: (folder / "galaxies.npz").unlink(), "npz: not readable: .* to repair", 0),
         (
             lambda folder: np.savez(
-                folder / "galaxies.npz", ids=["1"], fractions=np.zeros((1, 37), np.float32)
+                folder / "galaxies.npz", ids=["1"], votes=np.zeros((1, 37), np.float32)
             ),
             r"galaxies\.npz: other galaxies than when it was written; .* to repair it",
             0,
@@ -281,9 +281,9 @@ def test_what_is_no_manifest_is_refused_in_one_line(packed, tmp_path):
     for content, named in (
         (
             json.dumps(manifest | {"format": 1}),
-            "expected a pack of format 2, found 1; pack the gal",
+            "expected a pack of format 3, found 1; pack the gal",
         ),
-        ("{}", "expected a pack of format 2, found None"),
+        ("{}", "expected a pack of format 3, found None"),
         ("[]", "expected a JSON object"),
         ("{", "not readable: "),
         ("\xff", "not readable: "),
@@ -300,7 +300,7 @@ def test_what_is_no_manifest_is_refused_in_one_line(packed, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"fractions": 1}, r"a pack of something else: the galaxies\. Use"),
+        ({"votes": 1}, r"a pack of something else: the galaxies\. Use"),
         ({"ids": tuple(map(str, range(64)))}, r"a pack of something else: the galaxies\. Use"),
         (
             {"framing": Framing(0.8, 20)},
@@ -313,8 +313,8 @@ def test_what_is_no_manifest_is_refused_in_one_line(packed, tmp_path):
 )
 def test_another_source_is_not_packed_over_a_pack(packed, files, crowd, changes, named):
     before = sorted((file.name, file.stat().st_mtime_ns) for file in packed.iterdir())
-    if "fractions" in changes:
-        changes = {"fractions": crowd[::-1].astype(np.float32)}
+    if "votes" in changes:
+        changes = {"votes": crowd[::-1].astype(np.float32)}
     with pytest.raises(UserError, match=named):
         write(packed, files, crowd, **changes)
     assert before == sorted((file.name, file.stat().st_mtime_ns) for file in packed.iterdir())
@@ -342,9 +342,9 @@ def test_an_unreadable_image_is_skipped_and_listed(tmp_path, files, crowd):
     Path(files[0]).write_bytes(b"no image")
     write(tmp_path / "pack", many, rows)
     found = read(tmp_path / "pack")
-    assert len(found.ids) == len(found.images) == len(found.fractions) == 106
+    assert len(found.ids) == len(found.images) == len(found.votes) == 106
     assert found.ids[0] == "101"
-    np.testing.assert_array_equal(found.fractions, rows[1:107].astype(np.float32))
+    np.testing.assert_array_equal(found.votes, rows[1:107].astype(np.float32))
     for row in (0, 14, 15, 16, 105):
         np.testing.assert_array_equal(found.images[row], read_image(many[row + 1], FRAMING))
     assert found.left_out["GalaxyID"].tolist() == ["7", "100"]

@@ -9,7 +9,7 @@ import pytest
 from gzjax.data import images
 from gzjax.errors import UserError
 from gzjax.run import predict
-from gzjax.run.predict import Parts
+from gzjax.run.predict import Parts, Predicted
 
 JOB = {"images": "0123", "views": 4}
 
@@ -22,7 +22,7 @@ def write(parts, rows, crowd, faults=None):
     """A part in two batches."""
     faults = [""] * len(rows) if faults is None else faults
     values = crowd[rows.start : rows.stop].astype(np.float32)
-    some = [(values[:2], faults[:2]), (values[2:], faults[2:])]
+    some = [Predicted(values[:2], None, faults[:2]), Predicted(values[2:], None, faults[2:])]
     parts.write(rows, [str(row) for row in rows], some)
 
 

@@ -25,6 +25,7 @@ def model_on(number, gz2, network):
         weights=Weights({}, {}),
         tree=gz2,
         activation="relu",
+        likely=False,
         framing=Framing(1.0, 36),
         image_size=32,
         test_views=augment.TestViews(),
@@ -58,7 +59,7 @@ def batch(crowd):
     images = np.random.default_rng(0).integers(0, 255, (16, 36, 36, 3), np.uint8)
     return {
         "image": images,
-        "fractions": crowd[:16].astype(np.float32),
+        "votes": 40 * crowd[:16].astype(np.float32),
         "row": np.arange(16, dtype=np.int32),
         "mask": np.ones(16, np.float32),
     }
@@ -195,7 +196,7 @@ def test_a_step_follows_the_gradient_of_the_galaxies_that_count(plain, batch, gz
             gate = sum(columns[:, gate] for gate in question.gates) if question.gates else 1.0
             share = powers / powers.sum(axis=1, keepdims=True)
             columns[:, question.columns] = share * np.reshape(gate, (-1, 1))
-        total = np.mean((columns - batch["fractions"][:10]) ** 2)
+        total = np.mean((columns - batch["votes"][:10] / 40) ** 2)
         return total
 
     w = np.linspace(0.5, 1.5, 37)

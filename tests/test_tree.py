@@ -130,7 +130,7 @@ jitted = {
     for activation in ACTIVATIONS
 }
 violations = jax.jit(functools.partial(tree.violations, tree=GZ2))
-to_labels = jax.jit(functools.partial(tree.conditional_labels, tree=GZ2))
+to_labels = jax.jit(functools.partial(tree.normalise, tree=GZ2))
 to_cumulative = jax.jit(functools.partial(tree.cumulative_fractions, tree=GZ2))
 
 
@@ -188,7 +188,7 @@ def test_laws_of_any_tree(some, seed):
     crowds = [volunteers(some, random.integers(0, sizes, (7, len(sizes)))) for _ in range(3)]
     fractions = np.stack(crowds)
     assert float(tree.violations(fractions, some).max()) <= 2e-6
-    conditional, mask = map(np.asarray, tree.conditional_labels(fractions, some))
+    conditional, mask = map(np.asarray, tree.normalise(fractions, some))
     np.testing.assert_allclose(tree.cumulative_fractions(conditional, some), fractions, atol=2e-6)
     asked = some.asked(fractions)
     for question in some.questions:
@@ -210,7 +210,7 @@ def test_a_tree_with_sets_of_gates_by_hand(compiled):
     function = functools.partial(tree.cumulative_fractions, tree=SMALL)
     found = (jax.jit(function) if compiled else function)(np.float32(conditional))
     np.testing.assert_allclose(found, [*expected, eleven / 9], rtol=1e-6)
-    back, mask = tree.conditional_labels(found, SMALL)
+    back, mask = tree.normalise(found, SMALL)
     np.testing.assert_allclose(back, conditional, rtol=1e-5)
     assert mask.all()
     asked = SMALL.asked(np.asarray(found))
@@ -246,7 +246,7 @@ def test_rounding_errors_are_not_answers():
     labels = np.zeros((2, 37))
     labels[:, 0], labels[:, 14] = 1, 1
     labels[:, 3] = 0.9e-6, 1.1e-6
-    conditional, mask = tree.conditional_labels(labels, GZ2)
+    conditional, mask = tree.normalise(labels, GZ2)
     np.testing.assert_array_equal(mask[:, 3], [0, 1])
     np.testing.assert_allclose(conditional[:, 3:5], [[0.5, 0.5], [1, 0]])
 
@@ -261,7 +261,7 @@ def test_gradients_are_finite_at_hard_places(activation, fill):
 
 
 def test_gradients_of_labels_are_finite_where_nobody_was_asked():
-    gradient = jax.grad(lambda x: tree.conditional_labels(x, GZ2)[0].sum())(jnp.zeros((1, 37)))
+    gradient = jax.grad(lambda x: tree.normalise(x, GZ2)[0].sum())(jnp.zeros((1, 37)))
     assert np.isfinite(gradient).all()
 
 
@@ -286,7 +286,7 @@ def test_any_leading_shape_and_any_dtype(shape):
         functools.partial(tree.fractions, activation=SOFTPLUS),
         functools.partial(tree.fractions, activation=tree.UNTIED),
         tree.cumulative_fractions,
-        tree.conditional_labels,
+        tree.normalise,
     ):
         for result in jax.tree.leaves(
             jax.eval_shape(functools.partial(function, tree=GZ2), outputs)
@@ -337,7 +337,7 @@ def test_wrong_width_and_unknown_activation_are_refused():
         functools.partial(tree.fractions, activation=RELU),
         functools.partial(tree.fractions, activation=tree.UNTIED),
         tree.cumulative_fractions,
-        tree.conditional_labels,
+        tree.normalise,
         tree.violations,
     ):
         with pytest.raises(ValueError, match=r"37 answers, found an array of shape \(2, 36\)"):
@@ -371,5 +371,5 @@ def test_all_real_rows_obey_the_tree(real_data):
         rows = pd.read_csv(real_data / name)[list(GZ2.columns)].to_numpy()
         assert len(rows) > 3000
         assert float(tree.violations(rows, GZ2).max()) <= 2e-6
-        conditional, _ = tree.conditional_labels(rows, GZ2)
+        conditional, _ = tree.normalise(rows, GZ2)
         assert abs(np.asarray(tree.cumulative_fractions(conditional, GZ2)) - rows).max() <= 2e-6

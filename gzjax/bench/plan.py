@@ -86,7 +86,7 @@ def random_batch(options: Options, tree: Tree, placement: Placement) -> dict[str
     generator = np.random.default_rng(0)
     batch, canvas = options.run.batch_size, options.data.canvas
     arrays = {
-        "fractions": generator.dirichlet(np.ones(tree.size), batch).astype(np.float32),
+        "votes": 40 * generator.dirichlet(np.ones(tree.size), batch).astype(np.float32),
         "image": generator.integers(0, 255, (batch, canvas, canvas, 3), np.uint8),
         "row": np.arange(batch, dtype=np.int32),
         "mask": np.ones(batch, np.float32),

@@ -5,6 +5,7 @@ a run that resumes gets the very batches that it would have got.
 """
 
 import signal
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -38,21 +39,32 @@ class Source:
     Args:
       images: of the whole catalogue.
       rows: positions in the catalogue.
-      fractions: vote fractions of the whole catalogue, where there are any.
+      votes: of the whole catalogue, where there are any; see `gzjax.votes`.
+      parts: where each of several catalogues ends among the rows, and how often its galaxies are
+        drawn in training, compared with others.
     """
 
     def __init__(
         self,
         images: Images,
         rows: Int[np.ndarray, " galaxies"],
-        fractions: Float32[np.ndarray, "catalogue answers"] | None = None,
+        votes: Float32[np.ndarray, "catalogue answers"] | None = None,
+        parts: tuple[tuple[int, float], ...] = (),
     ):
-        if fractions is not None and len(images) != len(fractions):
-            raise ValueError(f"{len(images)} images, but {len(fractions)} rows of fractions")
-        self.images, self.rows, self.fractions = images, rows, fractions
+        if votes is not None and len(images) != len(votes):
+            raise ValueError(f"{len(images)} images, but {len(votes)} rows of votes")
+        self.images, self.rows, self.votes, self.parts = images, rows, votes, parts
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def drawn(self) -> int:
+        """Galaxies drawn in an epoch: all, those of each catalogue as often as its weight says."""
+        if not self.parts:
+            return len(self)
+        ends, weights = zip(*self.parts, strict=True)
+        return int(np.diff(ends, prepend=0) @ np.asarray(weights))
 
     def batch(self, positions: Int[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
         """Puts a batch together.
@@ -66,7 +78,7 @@ class Source:
           fault: S200[batch], why the image is unreadable; b"" where nothing is wrong.
           image: uint8[batch, canvas, canvas, 3], unless the devices hold the images; see
             `fill_in` for what does not count.
-          fractions: float32[batch, answers], if the source has any; 0 where the mask is.
+          votes: float32[batch, answers], if the source has any; 0 where the mask is.
         """
         row = np.full(len(positions), -1, np.int32)
         there = positions < len(self.rows)
@@ -80,8 +92,8 @@ class Source:
         batch["mask"] = counts.astype(np.float32)
         if "image" in batch:
             fill_in(batch["image"], counts)
-        if self.fractions is not None:
-            batch["fractions"] = np.where(counts[:, None], self.fractions[row], np.float32(0))
+        if self.votes is not None:
+            batch["votes"] = np.where(counts[:, None], self.votes[row], np.float32(0))
         return batch
 
 
@@ -154,19 +166,32 @@ def training_batches(
     Raises:
       UserError: fewer galaxies than one batch.
     """
-    whole_batches = batches_per_epoch(len(source), batch_size) * batch_size
+    # grain counts a dataset's seed up from epoch to epoch; spread seeds far apart, so that seed 1
+    # is not seed 0 an epoch later.
+    seed = (seed * 0x9E3779B1) % 2**32
+    if len({weight for _, weight in source.parts}) > 1:
+        order, stop = _mixed(source.parts, seed), None
+    else:
+        order = grain.MapDataset.range(len(source)).shuffle(seed=seed)
+        stop = batches_per_epoch(len(source), batch_size) * batch_size
+    # Positions are shuffled, cut and batched; galaxies are read when a batch is known.
     dataset = (
-        grain.MapDataset.range(len(source))
-        # grain counts a dataset's seed up from epoch to epoch; spread seeds far apart, so that
-        # seed 1 is not seed 0 an epoch later.
-        .shuffle(seed=(seed * 0x9E3779B1) % 2**32)
-        .slice(slice(shard, whole_batches, shards))
-        # Positions are shuffled, cut and batched; galaxies are read when a batch is known.
+        order.slice(slice(shard, stop, shards))
         .batch(batch_size // shards, drop_remainder=True, batch_fn=np.array)
         .map(source.batch)
-        .repeat()
     )
-    return _ahead(dataset, threads, processes)
+    return _ahead(dataset.repeat() if stop else dataset, threads, processes)
+
+
+def _mixed(parts: Sequence[tuple[int, float]], seed: int) -> grain.MapDataset:
+    """Positions of several catalogues, endless, each drawn as often as its weight says."""
+    firsts = [0, *(end for end, _ in parts)]
+    drawn = [
+        (grain.MapDataset.range(first, end).shuffle(seed=seed + n).repeat(), weight * (end - first))
+        for n, (first, (end, weight)) in enumerate(zip(firsts, parts, strict=False))
+        if end > first and weight
+    ]
+    return grain.MapDataset.mix([each for each, _ in drawn], [share for _, share in drawn])
 
 
 def ordered_batches(

@@ -1,6 +1,6 @@
-"""All galaxies of a run together: images, vote fractions, and which are held out."""
+"""All galaxies of a run together: images, votes, and which are held out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64
 
+from gzjax import trees
+from gzjax import votes as crowd
 from gzjax.data import catalogue, packs
 from gzjax.data.batches import Source
-from gzjax.data.images import Framing, ImageFiles, Images
+from gzjax.data.images import Framing, ImageFiles, Images, JoinedImages, file_of
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 
@@ -24,33 +26,61 @@ class Split(NamedTuple):
     test: float = 0.1
 
 
+class Member(NamedTuple):
+    """One catalogue of several.
+
+    name: of its folder.
+    first: its first row ...
+    stop: ... and the one after its last.
+    weight: how often its galaxies are drawn in training, compared with others.
+    scored: whether some are held out; else it is trained on only.
+    """
+
+    name: str
+    first: int
+    stop: int
+    weight: float = 1.0
+    scored: bool = True
+
+
 class Data(NamedTuple):
     """The galaxies of a run; rows are positions in it.
 
     ids: GalaxyIDs.
     images: uint8[canvas, canvas, 3] by row.
-    fractions: the crowd's vote fractions.
+    votes: of the crowd, NaN where nobody knows; see `gzjax.votes`.
     splits: rows of `train`, `validation` and `test`.
     left_out: GalaxyID, file and reason of what is not among the galaxies.
     label: `synthetic sky` or `real galaxies`, said beside every score.
     tree: of the answers.
     framing: of the images.
     canvases: all images in the memory of every device, if they are held there.
+    about: how the votes were read, in a line.
+    members: the catalogues that it is of, one after the other; none if it is of one.
     """
 
     ids: tuple[str, ...]
     images: Images
-    fractions: Float32[np.ndarray, "galaxies answers"]
+    votes: Float32[np.ndarray, "galaxies answers"]
     splits: dict[str, np.ndarray]
     left_out: pd.DataFrame
     label: str
     tree: Tree
     framing: Framing
     canvases: jax.Array | None = None
+    about: str = ""
+    members: tuple[Member, ...] = ()
 
     def source(self, split: str) -> Source:
-        """Batches of one split."""
-        return Source(self.images, self.splits[split], self.fractions)
+        """Batches of one split; those to train on are drawn by the weights of their catalogues."""
+        rows = self.splits[split]
+        ends = [int(np.searchsorted(rows, member.stop)) for member in self.members]
+        drawn = [member.weight for member in self.members] if split == "train" else []
+        return Source(self.images, rows, self.votes, tuple(zip(ends, drawn, strict=False)))
+
+    def observed(self, rows: np.ndarray) -> Float32[np.ndarray, "rows answers"]:
+        """The crowd's cumulative vote fractions, NaN where they are not known."""
+        return crowd.observed(self.votes[rows], self.tree)
 
     def with_fewer(self, galaxies: int, seed: int) -> "Data":
         """The same, with at most so many galaxies to train on; fewer are among more."""
@@ -60,20 +90,19 @@ class Data(NamedTuple):
 
     def left_out_with(self, faults: Mapping[int, str]) -> pd.DataFrame:
         """`left_out`, and below it images that turned out unreadable, {row: reason}."""
-        files = self.images.files if isinstance(self.images, ImageFiles) else [""] * len(self.ids)
-        found = [(self.ids[row], files[row], faults[row]) for row in sorted(faults)]
+        found = [(self.ids[row], file_of(self.images, row), faults[row]) for row in sorted(faults)]
         more = pd.DataFrame(found, columns=catalogue.LEFT_OUT_COLUMNS)
         return pd.concat([self.left_out, more], ignore_index=True)
 
     @property
     def training_mean(self) -> Float64[np.ndarray, " answers"]:
-        """The mean vote fractions of the training split."""
-        return self.fractions[self.splits["train"]].mean(axis=0, dtype=np.float64)
+        """The mean vote fractions of the training split; see `votes.mean_fractions`."""
+        return crowd.mean_fractions(self.votes[self.splits["train"]], self.tree)
 
     @property
     def fingerprint(self) -> str:
         """See `catalogue.fingerprint`; wherever the images are, a run on them is the same."""
-        return catalogue.fingerprint(self.ids, self.fractions, self.tree)
+        return catalogue.fingerprint(self.ids, self.votes, self.tree)
 
     def check_same(self, fingerprint: str, workdir: Path) -> None:
         """Checks that the galaxies are those that a run was started on.
@@ -83,7 +112,7 @@ class Data(NamedTuple):
         """
         if fingerprint != self.fingerprint:
             raise UserError(
-                f"{workdir} was started on other galaxies, vote fractions or another tree than "
+                f"{workdir} was started on other galaxies, votes or another tree than "
                 "there are now; expected those, or another folder for the run"
             )
 
@@ -95,7 +124,9 @@ def from_folder(
     table: str,
     images: str,
     framing: Framing,
-    split: Split,
+    split: Split | None,
+    votes: str = "auto",
+    votes_per_galaxy: float = 40.0,
     decode: bool = False,
 ) -> Data:
     """Real galaxies: a table beside a folder of images; see `catalogue.read_catalogue`.
@@ -108,9 +139,9 @@ def from_folder(
     )
     ids = tuple(map(str, galaxies.index))
     files = ImageFiles(galaxies["file"].tolist(), framing)
-    fractions = galaxies[list(tree.columns)].to_numpy(np.float32)
+    votes = 40 * galaxies[list(tree.columns)].to_numpy(np.float32)
     splits = _split(ids, split, str(root))
-    return Data(ids, files, fractions, splits, left_out, "real galaxies", tree, framing)
+    return Data(ids, files, votes, splits, left_out, "real galaxies", tree, framing)
 
 
 def from_sky(
@@ -130,7 +161,7 @@ def from_sky(
     """
     from gzjax import sky  # here, so that real galaxies need not wait for it
 
-    images, fractions = sky.load_sky(
+    images, votes = sky.load_sky(
         galaxies,
         tree=tree,
         seed=sky_seed,
@@ -142,22 +173,83 @@ def from_sky(
     ids = tuple(map(str, range(galaxies)))
     splits = _split(ids, split, "the synthetic sky")
     left_out = pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS)
-    return Data(ids, images, fractions, splits, left_out, "synthetic sky", tree, framing)
+    return Data(ids, images, votes, splits, left_out, "synthetic sky", tree, framing)
 
 
-def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split) -> Data:
+def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split | None) -> Data:
     """Galaxies of a pack, which are those that it was made from; see `packs.read`.
 
     Raises:
       UserError: no whole pack, of another tree or framing, or too few galaxies to be split.
     """
     pack = packs.read(root, tree=tree, framing=framing)
-    splits = _split(pack.ids, split, str(root))
-    return Data(**pack._asdict(), splits=splits, tree=tree, framing=framing)
+    members = tuple(Member(*member) for member in pack.members)
+    unscored = [row for m in members if not m.scored for row in range(m.first, m.stop)]
+    splits = _split(pack.ids, split, str(root), np.array(unscored, int))
+    return Data(**pack._asdict() | {"members": members}, splits=splits, tree=tree, framing=framing)
 
 
-def _split(ids: tuple[str, ...], split: Split, where: str) -> dict[str, np.ndarray]:
+def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
+    """Several catalogues as one; galaxies of one have no votes on the questions of another.
+
+    Galaxies that one of them holds out are dropped from those that are trained on only, and listed.
+
+    Args:
+      catalogues: of each its galaxies, and what it is called, its weight, and whether it is scored.
+      tree: the union of their trees.
+
+    Raises:
+      UserError: a catalogue of a tree that is not in the union.
+    """
+    held_out = {
+        data.ids[row]: member.name
+        for data, member in catalogues
+        for split in ("validation", "test")
+        for row in data.splits[split]
+    }
+    members: list[Member] = []
+    votes, ids, images, left_out = [], [], [], []
+    splits: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    first = 0
+    for data, member in catalogues:
+        dropped = (
+            [] if member.scored else [n for n, name in enumerate(data.ids) if name in held_out]
+        )
+        left_out.append(
+            data.left_out_with({n: f"held out of {held_out[data.ids[n]]}" for n in dropped})
+        )
+        kept = np.setdiff1d(np.arange(len(data.ids)), dropped)
+        for split, rows in splits.items():
+            rows.append(first + np.flatnonzero(np.isin(kept, data.splits[split])))
+        placed = np.full((len(kept), tree.size), np.nan, np.float32)
+        placed[:, trees.part(tree, data.tree)] = data.votes[kept]
+        votes.append(placed)
+        ids += [data.ids[row] for row in kept]
+        images.append((data.images, kept))
+        members.append(member._replace(first=first, stop=first + len(kept)))
+        first += len(kept)
+    return catalogues[0][0]._replace(
+        ids=tuple(ids),
+        images=JoinedImages(images),
+        votes=np.concatenate(votes),
+        splits={split: np.concatenate(rows) for split, rows in splits.items()},
+        left_out=pd.concat(left_out, ignore_index=True),
+        tree=tree,
+        about="; ".join(data.about for data, _ in catalogues if data.about),
+        members=tuple(members),
+    )
+
+
+def _split(
+    ids: tuple[str, ...], split: Split | None, where: str, unscored: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    if split is None:  # all to train on
+        nobody = np.zeros(0, int)
+        return {"train": np.arange(len(ids)), "validation": nobody, "test": nobody}
     splits = catalogue.split(ids, *split)
+    if unscored is not None and len(unscored):
+        held_out = {name: np.setdiff1d(splits[name], unscored) for name in ("validation", "test")}
+        splits = {"train": np.union1d(splits["train"], unscored), **held_out}
     for name, rows in splits.items():
         if len(rows) == 0:
             raise UserError(

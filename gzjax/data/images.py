@@ -10,10 +10,10 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from gzjax.errors import UserError, one_line
@@ -57,6 +57,20 @@ class Images(Protocol):
         return self.shape[0]
 
     def __getitem__(self, position: int) -> np.ndarray: ...
+
+    def file(self, position: int) -> str:
+        """Where an image is, for people."""
+        return ""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """All files that the images are in."""
+        return ()
+
+
+def file_of(images: Any, position: int) -> str:
+    """Where an image is, for people; arrays do not know."""
+    return images.file(position) if isinstance(images, Images) else ""
 
 
 def read_image(file: str | os.PathLike[str], framing: Framing) -> UInt8[np.ndarray, "n n 3"]:
@@ -182,6 +196,15 @@ class ImageFiles(Images):
     def __getitem__(self, position: int) -> np.ndarray:
         return read_image(self.files[position], self.framing)
 
+    def file(self, position: int) -> str:
+        """The path of an image."""
+        return self.files[position]
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The paths of all images."""
+        return self.files
+
 
 class ImageArrays(Images):
     """Images in memory, cut out and rescaled as files are, when asked for."""
@@ -195,6 +218,33 @@ class ImageArrays(Images):
         if fault := _size_fault(*image.size):
             raise Unusable(fault)
         return frame(image, self.framing)
+
+
+class JoinedImages(Images):
+    """Images of several catalogues, one after the other; of each only some rows."""
+
+    def __init__(self, parts: Sequence[tuple[Any, Int[np.ndarray, " rows"]]]):
+        self.parts = list(parts)
+        self.ends = np.cumsum([len(rows) for _, rows in parts])
+        self.shape = (int(self.ends[-1]), *parts[0][0].shape[1:])
+
+    def _find(self, position: int) -> tuple[Any, int]:
+        part = int(np.searchsorted(self.ends, position, side="right"))
+        images, rows = self.parts[part]
+        return images, int(rows[position - self.ends[part] + len(rows)])
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        images, row = self._find(position)
+        return images[row]
+
+    def file(self, position: int) -> str:
+        """Where an image is, for people."""
+        return file_of(*self._find(position))
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The files of all parts."""
+        return [path for images, _ in self.parts for path in getattr(images, "paths", ())]
 
 
 def find_files(folder: str | os.PathLike[str]) -> list[str]:

@@ -19,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from gzjax.data import catalogue, packs
 from gzjax.data.dataset import Data
-from gzjax.data.images import ImageFiles, fault_text
+from gzjax.data.images import fault_text
 from gzjax.errors import UserError, one_line
 from gzjax.files import locked, replacing, write_json
 from gzjax.tree import Tree
@@ -103,17 +103,24 @@ def _write(
             pool.shutdown(cancel_futures=True)
             raise
     kept = np.array([row not in unreadable for row in range(galaxies)])
-    ids, fractions = np.array(data.ids)[kept], data.fractions[kept]
+    ids, votes = np.array(data.ids)[kept], data.votes[kept]
     with replacing(folder / packs.TABLE) as partial, partial.open("wb") as table:
-        np.savez(table, ids=ids, fractions=fractions)
+        np.savez(table, ids=ids, votes=votes)
     sizes = {file: file.stat().st_size for file in shards}
     manifest = {
         "galaxies": len(ids),
         "bytes": sum(sizes.values()),
-        "fingerprint": catalogue.fingerprint(ids.tolist(), fractions, data.tree),
+        "fingerprint": catalogue.fingerprint(ids.tolist(), votes, data.tree),
         "shards": [
             {"file": file.name, "galaxies": int(kept[rows].sum()), "bytes": sizes[file]}
             for file, rows in shards.items()
+        ],
+        "about": data.about,
+        "members": [
+            member._replace(
+                first=int(kept[: member.first].sum()), stop=int(kept[: member.stop].sum())
+            )
+            for member in data.members
         ],
         "left_out": data.left_out_with(unreadable).astype(str).to_numpy().tolist(),
     }
@@ -133,19 +140,19 @@ def _write_shard(file: Path, rows: range, data: Data) -> dict[int, str]:
             except Exception as error:  # a damaged file may raise anything
                 unreadable[row] = fault_text(error)
                 continue
-            writer.write(packs.to_record(image, data.fractions[row], data.ids[row]))
+            writer.write(packs.to_record(image, data.votes[row], data.ids[row]))
         writer.close()
     return unreadable
 
 
 def _source_hash(data: Data) -> str:
-    """Changes with any GalaxyID, vote fraction, or file of an image; see `about` for the rest.
+    """Changes with any GalaxyID, vote, or file of an image; see `about` for the rest.
 
     Files are compared by size and time of change: to read them all takes minutes where they lie on
     another machine. A copy with new times counts as another source; it costs a new pack.
     """
     digest = hashlib.sha256(data.fingerprint.encode())
-    for file in data.images.files if isinstance(data.images, ImageFiles) else ():
+    for file in getattr(data.images, "paths", ()):
         try:
             status = os.stat(file)
             digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())

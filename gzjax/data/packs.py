@@ -4,13 +4,13 @@ A pack is a folder:
 
     manifest.json              what the pack is made of; written last, so that it is there only
                                when all the rest is, too
-    galaxies.npz               `ids` and `fractions` float32[galaxies, answers], in the pack's order
+    galaxies.npz               `ids` and `votes` float32[galaxies, answers], in the pack's order
     00000-of-00061.arecord     ArrayRecord shards, of about a thousand galaxies each
 
 A record is a galaxy, its parts one after the other:
 
     image                      uint8[canvas, canvas, 3]
-    vote fractions             float32[answers], little-endian
+    votes                      float32[answers], little-endian
     GalaxyID                   UTF-8, up to the record's end
 
 Records are not compressed, and each is an ArrayRecord group of its own: compressed ones (zstd,
@@ -36,7 +36,7 @@ from gzjax.errors import UserError, named, one_line
 from gzjax.tree import Tree
 
 # Count up whenever older packs can no longer be read.
-FORMAT = 2
+FORMAT = 3
 
 MANIFEST, UNFINISHED, TABLE = "manifest.json", "unfinished.json", "galaxies.npz"
 _AGAIN = "pack the galaxies again"
@@ -70,10 +70,10 @@ class PackedImages(Images):
 
 
 def to_record(
-    image: UInt8[np.ndarray, "n n 3"], fractions: Float32[np.ndarray, " answers"], galaxy: str
+    image: UInt8[np.ndarray, "n n 3"], votes: Float32[np.ndarray, " answers"], galaxy: str
 ) -> bytes:
     """The record of one galaxy; see the module's docstring."""
-    return image.tobytes() + fractions.astype("<f4").tobytes() + galaxy.encode()
+    return image.tobytes() + votes.astype("<f4").tobytes() + galaxy.encode()
 
 
 class Pack(NamedTuple):
@@ -81,9 +81,11 @@ class Pack(NamedTuple):
 
     ids: tuple[str, ...]
     images: PackedImages
-    fractions: Float32[np.ndarray, "galaxies answers"]
+    votes: Float32[np.ndarray, "galaxies answers"]
     left_out: pd.DataFrame
     label: str
+    about: str
+    members: Sequence[Sequence[Any]]
 
 
 def read(folder: Path, *, tree: Tree | None, framing: Framing) -> Pack:
@@ -100,7 +102,7 @@ def read(folder: Path, *, tree: Tree | None, framing: Framing) -> Pack:
             f"{'another tree of that name' if theirs.name == tree.name else theirs.name}; name "
             f"that tree, or {_AGAIN}, into another folder"
         )
-    ids, fractions = check_whole(folder, manifest, theirs)
+    ids, votes = check_whole(folder, manifest, theirs)
     for option, expected in framing._asdict().items():
         if manifest[option] != expected:
             raise UserError(
@@ -111,7 +113,8 @@ def read(folder: Path, *, tree: Tree | None, framing: Framing) -> Pack:
     galaxies = [shard["galaxies"] for shard in manifest["shards"]]
     images = PackedImages(files, galaxies, framing.canvas)
     left_out = pd.DataFrame(manifest["left_out"], columns=catalogue.LEFT_OUT_COLUMNS)
-    return Pack(ids, images, fractions, left_out, manifest["label"])
+    of_votes = (manifest["label"], manifest["about"], manifest["members"])
+    return Pack(ids, images, votes, left_out, *of_votes)
 
 
 def is_pack(folder: Path) -> bool:
@@ -150,7 +153,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def tree_of(folder: Path, manifest: Mapping[str, Any]) -> Tree:
-    """The tree of a pack's vote fractions."""
+    """The tree of a pack's votes."""
     with named(f"{folder / MANIFEST}: tree: "):
         return Tree.from_dict(manifest["tree"])
 
@@ -158,7 +161,7 @@ def tree_of(folder: Path, manifest: Mapping[str, Any]) -> Tree:
 def check_whole(
     folder: Path, manifest: Mapping[str, Any], tree: Tree
 ) -> tuple[tuple[str, ...], Float32[np.ndarray, "galaxies answers"]]:
-    """GalaxyIDs and vote fractions of a pack of which nothing is missing.
+    """GalaxyIDs and votes of a pack of which nothing is missing.
 
     Raises:
       UserError: a file is missing or has another size or content than when it was written.
@@ -169,16 +172,16 @@ def check_whole(
         size = file.stat().st_size if file.exists() else 0
         if size != shard["bytes"]:
             raise UserError(f"{file}: expected {shard['bytes']} bytes, found {size}{again}")
-    ids, fractions = _read_table(folder, again)
-    if catalogue.fingerprint(ids, fractions, tree) != manifest["fingerprint"]:
+    ids, votes = _read_table(folder, again)
+    if catalogue.fingerprint(ids, votes, tree) != manifest["fingerprint"]:
         raise UserError(f"{folder / TABLE}: other galaxies than when it was written{again}")
-    return ids, fractions
+    return ids, votes
 
 
 def _read_table(folder: Path, advice: str = "") -> tuple[tuple[str, ...], np.ndarray]:
     try:
         with np.load(folder / TABLE) as table:
-            return tuple(map(str, table["ids"])), table["fractions"]
+            return tuple(map(str, table["ids"])), table["votes"]
     except Exception as error:  # NumPy and the decompressors raise many kinds
         raise UserError(f"{folder / TABLE}: not readable: {one_line(error)}{advice}") from error
 

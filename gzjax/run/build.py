@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from gzjax import files, models, optim
-from gzjax import tree as trees
+from gzjax import files, models, optim, trees
 from gzjax.augment import TestViews
 from gzjax.data import batches, dataset, devices
 from gzjax.data.dataset import Data, Split
@@ -19,7 +18,7 @@ from gzjax.data.devices import Placement
 from gzjax.data.images import Framing
 from gzjax.errors import UserError, named, one_line
 from gzjax.models import Conventions, Network, Weights, pretrained
-from gzjax.run import checkpoint
+from gzjax.run import checkpoint, recorder
 from gzjax.run import config as configs
 from gzjax.run.config import DataSettings, Options
 from gzjax.run.model import Model, Reading, Training
@@ -85,7 +84,7 @@ def build_run(
     network = build_network(options, tree, origin.conventions)
     return Run(
         model=build_model(options, tree, network, placement),
-        training=build_training(options, network, len(data.splits["train"])),
+        training=build_training(options, network, data.source("train").drawn),
         data=data,
         begin=origin.begin,
         about={
@@ -109,8 +108,9 @@ def load(workdir: str | Path, overrides: Mapping[str, Any] | None = None) -> Mod
     Raises:
       UserError: no checkpoint there, or an override that would make it another run.
     """
-    best = checkpoint.read_best(Path(workdir))
-    options = options_of(best.about, overrides, Path(workdir))
+    workdir = Path(workdir)
+    best = checkpoint.read_best(workdir)
+    options = options_of(best.about, overrides, workdir)
     tree = Tree.from_dict(best.about["tree"])
     network = build_network(options, tree, Conventions.from_json(best.about["conventions"]))
     placement = place(options, training=False)
@@ -119,6 +119,7 @@ def load(workdir: str | Path, overrides: Mapping[str, Any] | None = None) -> Mod
         raw=best.raw if options.average.decay else None,
         step=best.step,
         name=str(workdir),
+        temperatures=recorder.read_temperatures(workdir, best.step),
         about=best.about,
     )
 
@@ -131,7 +132,7 @@ def load_data(
     check_images: bool = False,
     report: Report = SILENT,
 ) -> Data:
-    """The galaxies that a run was trained on: images, vote fractions and splits.
+    """The galaxies that a run was trained on: images, votes and splits.
 
     Args:
       workdir: folder of the run.
@@ -251,9 +252,10 @@ def check_held_out(ours: DataSettings, theirs: Mapping[str, Any], weights: str) 
 
 
 def load_tree(settings: DataSettings) -> Tree:
-    """The decision tree that the options name."""
+    """The decision tree that the options name: of several catalogues the union of theirs."""
     with named("--config.data.tree: "):
-        return trees.load(settings.tree)
+        names = [each.tree for each in settings.listed()] or [settings.tree]
+        return trees.union([trees.load(name) for name in dict.fromkeys(names)])
 
 
 def place(options: Options, *, training: bool) -> Placement:
@@ -288,7 +290,6 @@ def build_data(
         "framing": Framing(settings.crop, settings.canvas),
         "split": split,
     }
-    root = Path(settings.root)
     if settings.kind == "sky":
         with report.task("drawing the galaxies of the synthetic sky, once") as progress:
             data = dataset.from_sky(
@@ -298,15 +299,37 @@ def build_data(
                 progress=progress,
                 **common,
             )
-    else:
-        with named("--config.data.root: "):
-            if settings.kind == "pack":
-                data = dataset.from_pack(root, **common)
+        return _with_fewer(data, settings)
+    listed = settings.listed()
+    read = []
+    for position, each in enumerate(listed):
+        several = common | {"split": split if each.scored else None}
+        # A pack of several catalogues is of their union.
+        several["tree"] = tree if len(listed) == 1 else trees.load(each.tree)
+        where = "catalogues" if settings.catalogues else "root" if position == 0 else "extra"
+        with named(f"--config.data.{where}: "):
+            if each.kind == "pack":
+                data = dataset.from_pack(Path(each.root), **several)
             else:
-                table, images = settings.table, settings.images
                 data = dataset.from_folder(
-                    root, table=table, images=images, decode=check_images, **common
+                    Path(each.root),
+                    table=each.table,
+                    images=each.images,
+                    votes=each.votes,
+                    votes_per_galaxy=settings.votes_per_galaxy,
+                    decode=check_images,
+                    **several,
                 )
+        if data.about:
+            report.say(f"{each.root}: {data.about}")
+        if each.scored:
+            data = _with_fewer(data, settings)
+        name = Path(each.root).name
+        read.append((data, dataset.Member(name, 0, 0, each.weight, each.scored)))
+    return dataset.together(read, tree) if len(read) > 1 else read[0][0]
+
+
+def _with_fewer(data: Data, settings: DataSettings) -> Data:
     fewer = settings.training_galaxies
     return data.with_fewer(fewer, settings.split_seed) if fewer else data
 
@@ -332,6 +355,7 @@ def build_model(options: Options, tree: Tree, network: Network, placement: Place
         weights=Weights({}, {}),
         tree=tree,
         activation=options.loss.activation,
+        likely=options.loss.likely,
         framing=Framing(data.crop, data.canvas),
         image_size=options.model.image_size,
         test_views=TestViews(field=views.field, zoom=views.zoom, at_once=evaluate.views_at_once),

@@ -14,11 +14,16 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from gzjax.augment import Augmentation
+from gzjax.data.tables import VOTES
 from gzjax.errors import UserError, named
 from gzjax.losses import Objective
 from gzjax.models import NetworkSettings
 from gzjax.optim import Optimisation
-from gzjax.settings import Settings, choice, number, setting
+from gzjax.settings import Settings, choice, number, setting, switch
+
+
+def _are_mappings(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(each, Mapping) for each in value)
 
 
 def _seed() -> Any:
@@ -41,6 +46,30 @@ class RunSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class CatalogueSettings(Settings):
+    """One of several catalogues, see `data.catalogues`; what is not given is as in `data`.
+
+    root: folder of the table and the images, or of a pack.
+    kind: `folder` or `pack`.
+    tree: of its votes.
+    table: within the root.
+    images: folder within the root.
+    votes: what the table's columns hold.
+    weight: how often its galaxies are drawn in training, compared with others.
+    scored: hold some out; else all are trained on, but for those that others hold out.
+    """
+
+    root: str
+    kind: str = choice("folder", ("folder", "pack"))
+    tree: str = setting("gz2", "a tree's name or file", lambda value: isinstance(value, str))
+    table: str = "training_solutions_rev1.csv"
+    images: str = "images_training_rev1"
+    votes: str = choice("auto", VOTES)
+    weight: float = number(1.0, above=0)
+    scored: bool = switch(True)
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSettings(Settings):
     """Which galaxies, and how they are read.
 
@@ -48,8 +77,14 @@ class DataSettings(Settings):
       pack made of either.
     root: where the table and the images are; of a pack, its folder.
     tree: a published decision tree by name, or the path of a TOML file.
-    table: within the root.
-    images: folder within the root.
+    table: within the root; CSV or Parquet, a pattern for several of the same columns.
+    images: folder within the root, where the table has neither files nor images.
+    votes: what the table's columns hold; `auto` sees it from their names and values.
+    votes_per_galaxy: volunteers a galaxy, where a table has fractions alone.
+    extra: more roots, separated by commas, of tables alike: trained on only.
+    extra_weight: how often their galaxies are drawn in training, compared with the root's.
+    catalogues: in a recipe, in place of root and extra, several catalogues, each of its own tree:
+      mappings with the fields of `CatalogueSettings`.
     galaxies: how many to draw of the sky.
     sky_seed: which sky.
     split_seed: which galaxies are held out ...
@@ -68,6 +103,13 @@ class DataSettings(Settings):
     tree: str = setting("gz2", "a tree's name or file", lambda value: isinstance(value, str))
     table: str = "training_solutions_rev1.csv"
     images: str = "images_training_rev1"
+    votes: str = choice("auto", VOTES)
+    votes_per_galaxy: float = number(40.0, above=0)
+    extra: str = ""
+    extra_weight: float = number(1.0, above=0)
+    catalogues: tuple[Any, ...] = setting(
+        (), "mappings such as {'root': FOLDER, 'tree': 'gz2'}", _are_mappings
+    )
     galaxies: int = number(4096, least=20)
     sky_seed: int = _seed()
     split_seed: int = _seed()
@@ -82,13 +124,41 @@ class DataSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind == "folder" and not self.root:
+        if self.kind == "folder" and not self.root and not self.catalogues:
             raise UserError(
                 "root: expected the folder with the table and the images of galaxies (--config "
                 "sky needs none), found nothing"
             )
         if self.kind == "pack" and not self.root:
             raise UserError("root: expected the folder of a pack, as --mode pack makes one")
+        self.listed()  # which checks them
+
+    def listed(self) -> list[CatalogueSettings]:
+        """All catalogues: `catalogues`, or the root and the extra ones; none of the sky.
+
+        Raises:
+          UserError: a field that catalogues do not have, or a value that is not allowed.
+        """
+        if self.kind == "sky":
+            return []
+        names = [field.name for field in dataclasses.fields(CatalogueSettings)]
+        common = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        if not self.catalogues:
+            extra = [root.strip() for root in self.extra.split(",") if root.strip()]
+            more = {"weight": self.extra_weight, "scored": False}
+            return [
+                CatalogueSettings(**common),
+                *(CatalogueSettings(**common | more | {"root": root}) for root in extra),
+            ]
+        listed = []
+        for position, given in enumerate(self.catalogues):
+            with named(f"catalogues[{position}]: "):
+                if unknown := given.keys() - set(names):
+                    raise UserError(f"expected some of {', '.join(names)}, found {min(unknown)!r}")
+                listed.append(CatalogueSettings(**common | dict(given)))
+        if not any(each.scored for each in listed):
+            raise UserError("catalogues: expected at least one that is scored, found none")
+        return listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +267,8 @@ FREE_TO_CHANGE = (
     "data.tree",
     "data.table",
     "data.images",
+    "data.extra",
+    "data.catalogues",
     "data.on_device",
     "data.threads",
     "evaluate",

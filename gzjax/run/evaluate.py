@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from gzjax import ensemble, metrics, steps
+from gzjax import ensemble, metrics, posterior, steps
 from gzjax.data import batches, catalogue, devices
 from gzjax.data.dataset import Data
 from gzjax.errors import UserError
 from gzjax.models import Weights
+from gzjax.posterior import Posterior
 from gzjax.run.model import Model
 
 
@@ -36,8 +37,10 @@ def evaluate(
     Returns:
       What `--mode evaluate` writes: `split`, `step`, `views`, `networks`, `data` (synthetic or
       real), `training_galaxies` and all of `metrics.summary`; `raw_rmse`, of the weights that the
-      model's are the average of, with one view; of several models `workdirs`, `mixture` and
-      `alone`, what each scores and what the mixture gains over it.
+      model's are the average of, with one view; of models with intervals `intervals`, their
+      `posterior.coverage` as it is (`plain`) and under the models' `temperatures`, which are fitted
+      on validation (`tempered`); of several catalogues `catalogues`, the RMSE on each; of several
+      models `workdirs`, `mixture` and `alone`, what each scores and what the mixture gains over it.
 
     Raises:
       UserError: models and galaxies that do not belong together.
@@ -56,7 +59,9 @@ def evaluate(
             "split test"
         )
     shares = mixture_of(models, data, views, mixture)
-    observed, predicted = predict_all(models, data, split, views)
+    rows, found = predict_all(models, data, split, views)
+    observed = data[0].observed(rows)
+    predicted = [each["fractions"] for each in found]
     mixed = ensemble.mix(predicted, shares)
     result: dict[str, Any] = {
         "split": split,
@@ -76,9 +81,63 @@ def evaluate(
             result["alone"].append({**alone, "together": gain, "together_interval": [low, high]})
     elif views == 1 and models[0].raw is not None:
         raw = jax.device_put(models[0].raw, models[0].placement.replicated)
-        _, unaveraged = predict_split(models[0], data[0], split, views, raw)
+        unaveraged = predict_split(models[0], data[0], split, views, raw)["fractions"]
         result["raw_rmse"] = metrics.rmse(unaveraged, observed)
-    return result | metrics.summary(mixed, observed, data[0].training_mean, models[0].tree)
+    mean = data[0].training_mean
+    scored = [member for member in data[0].members if member.scored]
+    if len(scored) > 1:
+        result["catalogues"] = {}
+        for member in scored:
+            its = (rows >= member.first) & (rows < member.stop)
+            if its.any():
+                result["catalogues"][member.name] = {
+                    "galaxies": int(its.sum()),
+                    "rmse": metrics.rmse(mixed[its], observed[its]),
+                    "baseline_rmse": metrics.baseline_rmse(mean, observed[its]),
+                }
+    if all(model.likely for model in models):
+        concentrations = [each["concentrations"] for each in found]
+        result["intervals"] = _intervals(
+            models, concentrations, shares, views, data[0].votes[rows], split
+        )
+    return result | metrics.summary(mixed, observed, mean, models[0].tree)
+
+
+def _intervals(
+    models: Sequence[Model],
+    concentrations: Sequence[np.ndarray],
+    shares: np.ndarray,
+    views: int,
+    votes: np.ndarray,
+    split: str,
+) -> dict[str, Any]:
+    """`posterior.coverage`, before and after the temperature."""
+    plain = mixed_posterior(models, concentrations, shares)
+    if split == "validation":
+        temperatures = [posterior.fit_temperature(plain, votes)] * len(models)
+    else:
+        temperatures = [model.temperature(views) for model in models]
+    tempered = mixed_posterior(models, concentrations, shares, temperatures)
+    return {
+        "temperatures": temperatures,
+        "plain": posterior.coverage(plain, votes),
+        "tempered": posterior.coverage(tempered, votes),
+    }
+
+
+def mixed_posterior(
+    models: Sequence[Model],
+    concentrations: Sequence[np.ndarray],
+    shares: Sequence[float] | np.ndarray,
+    temperatures: Sequence[float] | None = None,
+) -> Posterior:
+    """One mixture of all models and views: of float32[galaxies, views, answers] of each model."""
+    views = concentrations[0].shape[1]
+    temperatures = temperatures or [1.0] * len(models)
+    cooled = [each / t for each, t in zip(concentrations, temperatures, strict=True)]
+    return Posterior(
+        np.concatenate(cooled, axis=1), np.repeat(np.asarray(shares) / views, views), models[0].tree
+    )
 
 
 def mixture_of(
@@ -89,8 +148,9 @@ def mixture_of(
         raise UserError(f"mixture: expected one of uniform, fitted, found {mixture!r}")
     if mixture == "uniform" or len(models) == 1:
         return ensemble.uniform_weights(len(models))
-    observed, predicted = predict_all(models, data, "validation", views)
-    return ensemble.fit_weights(predicted, observed)
+    rows, found = predict_all(models, data, "validation", views)
+    predicted = [each["fractions"] for each in found]
+    return ensemble.fit_weights(predicted, data[0].observed(rows))
 
 
 def check_together(models: Sequence[Model], data: Sequence[Data]) -> None:
@@ -108,10 +168,12 @@ def check_together(models: Sequence[Model], data: Sequence[Data]) -> None:
                 f"{model.name}: expected galaxies of the tree {model.tree.name} in "
                 f"{model.framing}, found {galaxies.tree.name} in {galaxies.framing}"
             )
-        if galaxies.fingerprint != data[0].fingerprint:
-            raise UserError(f"{model.name} and {models[0].name} were trained on other galaxies")
         for split in ("validation", "test"):
-            if not np.array_equal(galaxies.splits[split], data[0].splits[split]):
+            rows, others = galaxies.splits[split], data[0].splits[split]
+            same = [galaxies.ids[row] for row in rows] == [data[0].ids[row] for row in others]
+            if same and not np.array_equal(galaxies.votes[rows], data[0].votes[others], True):
+                raise UserError(f"{model.name} and {models[0].name} were trained on other galaxies")
+            if not same:
                 raise UserError(
                     f"{model.name} and {models[0].name} hold out other galaxies for {split}; "
                     "expected runs of the same data.split_seed, data.validation and data.test"
@@ -134,30 +196,31 @@ def check_same_tree(models: Sequence[Model]) -> None:
 
 def predict_all(
     models: Sequence[Model], data: Sequence[Data], split: str, views: int
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """What the crowd said of a split, and what each model predicts: float32[galaxies, answers]."""
+) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
+    """The rows of a split, and what each model predicts for them; see `predict_split`."""
     results = [
         predict_split(model, galaxies, split, views, model.weights)
         for model, galaxies in zip(models, data, strict=True)
     ]
-    for model, (rows, _) in zip(models, results, strict=True):
-        if not np.array_equal(rows, results[0][0]):
+    for model, result in zip(models, results, strict=True):
+        if not np.array_equal(result["row"], results[0]["row"]):
             raise UserError(
                 f"{model.name} and {models[0].name} have other galaxies in {split}; expected "
                 "runs of the same data.training_galaxies"
             )
-    return data[0].fractions[results[0][0]], [predicted for _, predicted in results]
+    return results[0]["row"], results
 
 
 def predict_split(
     model: Model, data: Data, split: str, views: int, weights: Weights
-) -> tuple[np.ndarray, np.ndarray]:
+) -> dict[str, np.ndarray]:
     """Runs a model over all galaxies of a split.
 
     Returns:
-      rows: int32[galaxies], positions in the catalogue; galaxies that cannot be read are not
+      row: int32[galaxies], positions in the catalogue; galaxies that cannot be read are not
         among them.
       fractions: float32[galaxies, answers].
+      concentrations: float32[galaxies, views, answers], of a model that has them.
 
     Raises:
       UserError: more than one per cent of the galaxies cannot be read.
@@ -189,7 +252,7 @@ def predict_split(
         )
     whole = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
     real = whole["mask"] > 0
-    return whole["row"][real], whole["fractions"][real]
+    return {name: array[real] for name, array in whole.items()}
 
 
 def stream(step: Callable[[Any], Any], items: Iterable[Any], ahead: int = 2) -> Iterator[Any]:

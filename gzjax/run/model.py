@@ -17,6 +17,7 @@ from gzjax.data.devices import Placement
 from gzjax.data.images import Framing
 from gzjax.losses import Objective
 from gzjax.models import Network, Weights
+from gzjax.posterior import Posterior
 from gzjax.steps import Batch, TrainState
 from gzjax.tree import Tree
 
@@ -41,6 +42,8 @@ class Model(NamedTuple):
     weights: on all devices; of a finished run the moving average.
     tree: the decision tree.
     activation: from the network's outputs to vote fractions; see `tree.fractions`.
+    likely: whether outputs are concentrations, too, from which predictions have intervals; see
+      `tree.concentrations`.
     framing: how images become canvases.
     image_size: pixels a side of what the network sees of a canvas.
     test_views: how test-time views are made, and ...
@@ -50,6 +53,7 @@ class Model(NamedTuple):
     raw: the weights that `weights` is the average of, to be scored beside it; None: none.
     step: of the training, that the weights are of.
     name: of the run, for people.
+    temperatures: {views averaged: what makes intervals right on validation}.
     about: what was trained on what, as the checkpoint has it: config, tree, conventions, data.
     """
 
@@ -57,6 +61,7 @@ class Model(NamedTuple):
     weights: Weights
     tree: Tree
     activation: str
+    likely: bool
     framing: Framing
     image_size: int
     test_views: TestViews
@@ -66,6 +71,7 @@ class Model(NamedTuple):
     raw: Weights | None = None
     step: int = 0
     name: str = ""
+    temperatures: Mapping[int, float] = types.MappingProxyType({})
     about: Mapping[str, Any] = types.MappingProxyType({})
 
     @property
@@ -80,26 +86,39 @@ class Model(NamedTuple):
             self.network,
             self.tree,
             self.activation,
+            self.likely,
             self.image_size,
             self.test_views,
             views,
             self.placement,
         )
 
-    def predict(self, images: Any, views: int | None = None) -> pd.DataFrame:
-        """Vote fractions of images; see `gzjax.predict`."""
+    def temperature(self, views: int) -> float:
+        """Of the intervals; for another number of views, that of the nearest one."""
+        nearest = min(self.temperatures, key=lambda number: abs(number - views), default=None)
+        return 1.0 if nearest is None else self.temperatures[nearest]
+
+    def predict(self, images: Any, views: int | None = None, **options: Any) -> pd.DataFrame:
+        """Vote fractions of images, with intervals; see `gzjax.predict`."""
         from gzjax.run.predict import predict  # which predicts with models
 
-        return predict(self, images, views=views)
+        return predict(self, images, views=views, **options)
+
+    def posterior(self, images: Any, views: int | None = None) -> Posterior:
+        """What the model believes of images, how sure it is; see `run.predict.posterior`."""
+        from gzjax.run.predict import posterior  # which predicts with models
+
+        return posterior(self, images, views=views)
 
 
 @functools.lru_cache(maxsize=64)
-def _predict_step(network, tree, activation, image_size, test_views, views, placement):
+def _predict_step(network, tree, activation, likely, image_size, test_views, views, placement):
     step = functools.partial(
         programs.predict_step,
         network=network,
         tree=tree,
         activation=activation,
+        likely=likely,
         image_size=image_size,
         test_views=test_views,
         views=views,

@@ -1,4 +1,4 @@
-"""Vote fractions of images that nobody voted on: as a table in memory, or as a file of any size.
+"""What nobody voted on: vote fractions of images in memory, or in a file of any size.
 
 To a file, images are predicted in ranges of their listing. Each range becomes a Parquet file in
 the folder `OUTPUT.parts`, whole or not there, so an interrupted prediction resumes with the first
@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -20,15 +20,17 @@ import pyarrow
 import pyarrow.parquet
 
 from gzjax import describe, ensemble, files
+from gzjax import tree as trees
 from gzjax.data import batches, listing
 from gzjax.data.batches import Source
 from gzjax.data.images import UNREACHABLE
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError, one_line
-from gzjax.run.evaluate import check_same_tree, stream
+from gzjax.posterior import Posterior
+from gzjax.run.evaluate import check_same_tree, mixed_posterior, stream
 from gzjax.run.model import Model
 from gzjax.run.report import Report
-from gzjax.tree import Tree
+from gzjax.tree import Question, Tree
 
 # Published fractions have six digits; more would be noise.
 FORMAT = "%.6f"
@@ -37,8 +39,60 @@ RANGE = 4096  # images a part file
 OUTAGE = 32
 
 
-Predicted = tuple[np.ndarray, list[str]]
-"""float32[galaxies, answers], and why an image could not be read, '' where it could."""
+COLUMNS = ("challenge", "survey", "both")
+
+
+class Predicted(NamedTuple):
+    """What is predicted for some images.
+
+    fractions: float32[galaxies, answers], cumulative.
+    posterior: of models with intervals.
+    faults: why an image could not be read, "" where it could; the rest is NaN there.
+    """
+
+    fractions: np.ndarray
+    posterior: Posterior | None
+    faults: list[str]
+
+
+class Wanted(NamedTuple):
+    """Which columns predictions have.
+
+    columns: `challenge`, cumulative fractions under the tree's own names; `survey`, those that
+      `survey_columns` gives; `both`; "": both if there are intervals, else the challenge's.
+    volunteers: intervals of what so many would say; None: of the underlying fractions.
+    campaigns: of a tree of several, those wanted, such as `dr5`; none: all.
+    """
+
+    columns: str = ""
+    volunteers: int | None = None
+    campaigns: tuple[str, ...] = ()
+
+    def of(self, models: Sequence[Model]) -> "Wanted":
+        """The same for some models, checked.
+
+        Raises:
+          UserError: columns or campaigns that there are not, or volunteers without intervals.
+        """
+        likely = all(model.likely for model in models)
+        if self.columns not in ("", *COLUMNS):
+            expected = f"expected one of {', '.join(COLUMNS)}"
+            raise UserError(f"columns: {expected}, found {self.columns!r}")
+        if self.volunteers is not None and (self.volunteers < 1 or not likely):
+            expected = "1 or more" if likely else "a model with the loss term dirichlet"
+            raise UserError(f"volunteers: expected {expected}, found {self.volunteers}")
+        names = [question.name for question in models[0].tree.questions]
+        for campaign in self.campaigns:
+            if not any(name.endswith(f"-{campaign}") for name in names):
+                raise UserError(f"campaigns: no question ends with -{campaign}: {', '.join(names)}")
+        return self._replace(columns=self.columns or ("both" if likely else "challenge"))
+
+    def takes(self, question: Question) -> bool:
+        """Whether a question is of the campaigns."""
+        return not self.campaigns or question.name.endswith(tuple(f"-{c}" for c in self.campaigns))
+
+
+CHALLENGE = Wanted("challenge")
 
 
 def predict(
@@ -47,6 +101,9 @@ def predict(
     *,
     views: int | None = None,
     shares: Sequence[float] | None = None,
+    columns: str = "",
+    volunteers: int | None = None,
+    campaigns: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Predicts the vote fractions of images, in memory.
 
@@ -56,29 +113,103 @@ def predict(
         column of files; or uint8[n, height, width, 3].
       views: test-time views averaged; None: as many as the recipe says.
       shares: of each model in the mixture; None: all alike.
+      columns: `challenge`, the tree's columns, cumulative vote fractions; `survey`, see
+        `survey_columns`; or `both`, the default for models with intervals.
+      volunteers: intervals of what so many would say; None: of the underlying fractions.
+      campaigns: of a tree of several, those wanted, such as `dr5`; none: all.
 
     Returns:
-      A row for each image, indexed by GalaxyID: the tree's columns, float32, cumulative vote
-      fractions; and `fault`, why an image could not be read, else ''. Its fractions are NaN then.
+      A row for each image, indexed by GalaxyID, float32 columns; and `fault`, why an image could
+      not be read, else ''. The rest is NaN then.
 
     Raises:
-      UserError: nothing to predict, or models that cannot be mixed.
+      UserError: nothing to predict, models that cannot be mixed, or columns they do not have.
     """
     models = [models] if isinstance(models, Model) else list(models)
     check_same_tree(models)
+    wanted = Wanted(columns, volunteers, tuple(campaigns)).of(models)
     listed = listing.list_images(images)
     some = batches_of(models, listed, range(len(listed.ids)), views, shares)
-    return table_of(models[0].tree, listed.ids, list(some)).set_index("GalaxyID")
+    table = table_of(models[0].tree, listed.ids, list(some), wanted)
+    return table.set_index("GalaxyID").drop(columns=unwanted(models[0].tree, wanted))
 
 
-def table_of(tree: Tree, ids: Sequence[str], some: Sequence[Predicted]) -> pd.DataFrame:
-    """GalaxyID, the tree's columns, NaN where there is a fault, and `fault`."""
-    faults = [fault for _, faults in some for fault in faults]
-    fractions = np.concatenate([fractions for fractions, _ in some])
-    fractions[[bool(fault) for fault in faults]] = np.nan
-    table = pd.DataFrame(fractions, columns=list(tree.columns))
+def posterior(
+    models: Model | Sequence[Model],
+    images: Any,
+    *,
+    views: int | None = None,
+    shares: Sequence[float] | None = None,
+) -> Posterior:
+    """What models believe of images, as distributions; for the arguments see `predict`.
+
+    Raises:
+      UserError: nothing to predict, or a model without the loss term `dirichlet`.
+    """
+    models = [models] if isinstance(models, Model) else list(models)
+    check_same_tree(models)
+    if not all(model.likely for model in models):
+        raise UserError("posterior: expected models trained with the loss term dirichlet")
+    listed = listing.list_images(images)
+    some = list(batches_of(models, listed, range(len(listed.ids)), views, shares))
+    found = [each.posterior for each in some if each.posterior is not None]
+    faults = [fault for each in some for fault in each.faults]
+    concentrations = np.concatenate([each.concentrations for each in found])
+    concentrations[[bool(fault) for fault in faults]] = np.nan
+    return found[0]._replace(concentrations=concentrations, ids=listed.ids, faults=faults)
+
+
+def survey_columns(predicted: Predicted, tree: Tree, wanted: Wanted) -> dict[str, np.ndarray]:
+    """Columns as surveys publish them, float[galaxies] each; all but the last are conditional.
+
+    For each question and answer the `_fraction`, of models with intervals the mean of their
+    mixture; its `_90pc-lower` and `_90pc-upper`, the ends of the mixture's central interval, exact;
+    and for each question `_proportion-asked`, the part of the crowd that is asked.
+    """
+    believed, asked = predicted.posterior, tree.asked(predicted.fractions)
+    if believed is None:
+        fractions = np.asarray(trees.normalise(predicted.fractions, tree)[0])
+        ends: tuple[tuple[str, np.ndarray], ...] = ()
+    else:
+        low, high = believed.interval(0.9, wanted.volunteers)
+        fractions, ends = believed.mean(), (("90pc-lower", low), ("90pc-upper", high))
+    columns = {}
+    for question, reached in zip(tree.questions, asked.T, strict=True):
+        if not wanted.takes(question):
+            continue
+        for answer in range(question.columns.start, question.columns.stop):
+            name = tree.survey_columns[answer]
+            for kind, values in (("fraction", fractions), *ends):
+                columns[f"{name}_{kind}"] = values[:, answer]
+        columns[f"{name.rpartition('_')[0]}_proportion-asked"] = reached
+    return columns
+
+
+def table_of(
+    tree: Tree, ids: Sequence[str], some: Sequence[Predicted], wanted: Wanted
+) -> pd.DataFrame:
+    """GalaxyID, the tree's columns, wanted or not, the others, and `fault`."""
+    tables = []
+    for predicted in some:
+        table = pd.DataFrame(predicted.fractions, columns=list(tree.columns))
+        if wanted.columns != "challenge":
+            more = pd.DataFrame(survey_columns(predicted, tree, wanted), dtype=np.float32)
+            table = pd.concat([table, more], axis=1)
+        table[[bool(fault) for fault in predicted.faults]] = np.nan
+        tables.append(table.assign(fault=predicted.faults))
+    table = pd.concat(tables, ignore_index=True)
     table.insert(0, "GalaxyID", list(ids))
-    return table.assign(fault=faults)
+    return table
+
+
+def unwanted(tree: Tree, wanted: Wanted) -> list[str]:
+    """The tree's columns that are not asked for."""
+    return [
+        column
+        for question in tree.questions
+        for column in tree.columns[question.columns]
+        if wanted.columns == "survey" or not wanted.takes(question)
+    ]
 
 
 def batches_of(
@@ -115,14 +246,20 @@ def batches_of(
         results = []
         for model in models:
             image = jax.device_put(batch_of[model.framing]["image"], model.placement.by_galaxy)
-            results.append(model.predict_step(count)(model.weights, {"image": image})["fractions"])
+            results.append(model.predict_step(count)(model.weights, {"image": image}))
         return canvases[0]["row"], canvases[0]["fault"], results
 
     for row, fault, results in stream(step, zip(*read, strict=True)):
         there = row >= 0  # the last batch is filled up
         faults = [reason.decode() for reason in fault[there]]
         check_no_outage(faults, listed.ids[row[0]])
-        yield ensemble.mix(results, weights)[there], faults
+        fractions = ensemble.mix([result["fractions"] for result in results], weights)[there]
+        believed = None
+        if all(model.likely for model in models):
+            concentrations = [result["concentrations"][there] for result in results]
+            temperatures = [model.temperature(count) for model in models]
+            believed = mixed_posterior(models, concentrations, weights, temperatures)
+        yield Predicted(fractions, believed, faults)
 
 
 def check_no_outage(faults: Sequence[str], first: str) -> None:
@@ -144,16 +281,23 @@ class Parts:
       tree: of the models.
       number: of images.
       size: images a part.
+      wanted: which columns.
 
     Raises:
       UserError: parts of another job.
     """
 
     def __init__(
-        self, output: Path, job: Mapping[str, Any], tree: Tree, number: int, size: int = RANGE
+        self,
+        output: Path,
+        job: Mapping[str, Any],
+        tree: Tree,
+        number: int,
+        size: int = RANGE,
+        wanted: Wanted = CHALLENGE,
     ):
         self.folder = output.with_name(f"{output.name}.parts")
-        self.tree = tree
+        self.tree, self.wanted = tree, wanted
         self.ranges = [range(n, min(n + size, number)) for n in range(0, number, size)]
         self.folder.mkdir(exist_ok=True)
         file, job = self.folder / "job.json", {**job, "images_a_part": size}
@@ -187,7 +331,7 @@ class Parts:
     def write(self, rows: range, ids: Sequence[str], some: Sequence[Predicted]) -> None:
         """Writes the part file of a range."""
         with files.replacing(self.file(rows)) as unfinished:
-            table_of(self.tree, ids, some).to_parquet(unfinished, index=False)
+            table_of(self.tree, ids, some, self.wanted).to_parquet(unfinished, index=False)
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """The part files in order."""
@@ -218,6 +362,7 @@ def predict_to_file(
     shares: np.ndarray,
     readable: bool,
     report: Report,
+    wanted: Wanted = CHALLENGE,
     size: int = RANGE,
 ) -> None:
     """Predicts images into a file, or resumes where that was interrupted.
@@ -225,11 +370,12 @@ def predict_to_file(
     Args:
       models: one, or several of one tree.
       images: see `listing.list_images`.
-      output: CSV or Parquet, by its suffix; with the tree's columns.
+      output: CSV or Parquet, by its suffix.
       views: test-time views averaged.
       shares: of each model in the mixture.
       readable: adds the columns of `describe.readable`.
       report: says how it goes.
+      wanted: which columns.
       size: images a part file.
 
     Raises:
@@ -237,6 +383,7 @@ def predict_to_file(
     """
     check_output(output)
     check_same_tree(models)
+    wanted = wanted.of(models)
     listed = listing.list_images(images)
     number = len(listed.ids)
     report.say(f"{number} images, {views} view{'s' * (views != 1)} each")
@@ -245,8 +392,9 @@ def predict_to_file(
         "networks": [model.identity for model in models],
         "weights": [round(float(share), 4) for share in shares],
         "views": views,
+        "columns": [wanted.columns, wanted.volunteers, list(wanted.campaigns)],
     }
-    parts = Parts(output, job, models[0].tree, number, size)
+    parts = Parts(output, job, models[0].tree, number, size, wanted)
     with files.locked(parts.folder / "lock"):
         missing = parts.missing()
         new = sum(map(len, missing))
@@ -258,7 +406,7 @@ def predict_to_file(
                 some = []
                 for batch in batches_of(models, listed, rows, views, shares):
                     some.append(batch)
-                    done += len(batch[1])
+                    done += len(batch.faults)
                     progress(done, number)
                 parts.write(rows, listed.ids[rows.start : rows.stop], some)
         seconds = time.perf_counter() - began
@@ -277,15 +425,17 @@ def join(parts: Parts, output: Path, readable: bool) -> int:
     Returns:
       How many images could not be read.
     """
-    columns, faults, parquet = list(parts.tree.columns), [], None
+    dropped, faults, parquet = unwanted(parts.tree, parts.wanted), [], None
     with files.replacing(output) as unfinished:
         for number, part in enumerate(parts.tables()):
             broken = part["fault"] != ""
             faults.append(part.loc[broken, ["GalaxyID", "fault"]])
             table = part[~broken].drop(columns="fault").reset_index(drop=True)
+            numbers = list(table.columns[1:])
             if readable:
-                words = describe.readable(table[columns].to_numpy(np.float32), parts.tree)
-                table = pd.concat([table, words], axis=1)
+                fractions = table[list(parts.tree.columns)].to_numpy(np.float32)
+                table = pd.concat([table, describe.readable(fractions, parts.tree)], axis=1)
+            table = table.drop(columns=dropped)
             if output.suffix == ".csv":
                 mode: Literal["a", "w"] = "a" if number else "w"
                 table.to_csv(
@@ -294,7 +444,7 @@ def join(parts: Parts, output: Path, readable: bool) -> int:
                 continue
             # Columns of words are the others; an empty part would not say so.
             schema = pyarrow.schema(
-                (name, pyarrow.float32() if name in columns else pyarrow.string())
+                (name, pyarrow.float32() if name in numbers else pyarrow.string())
                 for name in table.columns
             )
             parquet = parquet or pyarrow.parquet.ParquetWriter(unfinished, schema)

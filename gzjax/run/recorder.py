@@ -4,12 +4,15 @@ train.csv, validation.csv   one row a record
 tensorboard/                the same as event files
 evaluate_SPLIT.json         an evaluation, with everything that `metrics.summary` knows
 reliability_SPLIT.csv       its calibration curves, to be plotted
+coverage_SPLIT.csv          of a model with intervals, how often those at 90 % hold each answer
+temperatures.json           of such a model, what makes them right on validation
 left_out.csv                galaxies that were skipped, and why
 """
 
 import contextlib
 import csv
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from tensorboardX import SummaryWriter
 
 from gzjax import files
 
-LEFT_OUT = "left_out.csv"
+LEFT_OUT, TEMPERATURES = "left_out.csv", "temperatures.json"
 
 
 class Recorder:
@@ -74,6 +77,26 @@ def evaluation(workdir: Path, result: Mapping[str, Any]) -> None:
     ]
     table = pd.DataFrame(curves).to_csv(index=False, lineterminator="\n")
     files.write_text(workdir / f"{name.replace('evaluate', 'reliability')}.csv", table)
+
+    if "intervals" in result:
+        answers = pd.DataFrame(result["intervals"]["tempered"]["answers"]).T
+        table = answers.rename_axis("answer").to_csv(lineterminator="\n")
+        files.write_text(workdir / f"{name.replace('evaluate', 'coverage')}.csv", table)
+
+
+def temperatures(workdir: Path, step: int, found: Mapping[int, float]) -> None:
+    """Writes the temperatures of the model of a step, by the number of views."""
+    files.write_json(workdir / TEMPERATURES, {"step": step, "views": found})
+
+
+def read_temperatures(workdir: Path, step: int) -> dict[int, float]:
+    """The temperatures of the model of a step; none where they were not fitted for it."""
+    try:
+        found = json.loads((workdir / TEMPERATURES).read_text())
+        views = {int(views): float(value) for views, value in found["views"].items()}
+        return views if found["step"] == step else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def result_name(result: Mapping[str, Any]) -> str:

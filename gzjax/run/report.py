@@ -99,7 +99,7 @@ class Report:
             def advance(step: int, measured: Mapping[str, float]) -> None:
                 shown = " ".join(
                     f"{name} {measured[name]:.3g}"
-                    for name in ("loss", "mse", "focal", "kl")
+                    for name in ("loss", "mse", "focal", "kl", "dirichlet")
                     if name in measured
                 )
                 bar.update(
@@ -115,6 +115,13 @@ class Report:
     def evaluation(self, result: Mapping[str, Any]) -> None:
         """The table of an evaluation, and what each of several networks scores alone."""
         self.console.print(summary_table(result))
+        for name, scores in result.get("catalogues", {}).items():
+            self.say(
+                f"{name}: RMSE {scores['rmse']:.4f} (baseline {scores['baseline_rmse']:.4f}), "
+                f"{scores['galaxies']} galaxies"
+            )
+        if "intervals" in result:
+            self.say(intervals_line(result["intervals"]))
         for alone in result.get("alone", ()):
             low, high = alone["together_interval"]
             self.say(
@@ -131,8 +138,8 @@ def summary_line(result: Mapping[str, Any]) -> str:
     return (
         f"{result['split']} RMSE {result['rmse']:.4f} {_interval(result)}{_raw(result)} "
         f"(baseline {result['baseline_rmse']:.4f}), "
-        f"question 1 right {result['q1_accuracy']:.1%} "
-        f"(baseline {result['q1_baseline_accuracy']:.1%}), {result['galaxies']} galaxies, "
+        f"question 1 right {_share(result['q1_accuracy'], 1)} "
+        f"(baseline {_share(result['q1_baseline_accuracy'], 1)}), {result['galaxies']} galaxies, "
         f"{_views(result)}, {result['data']}"
     )
 
@@ -144,16 +151,19 @@ def summary_table(result: Mapping[str, Any]) -> Group:
     for heading in ("RMSE", "baseline", "ratio", "ECE", "accuracy", "clear", "on clear"):
         table.add_column(heading, justify="right")
 
-    def scores(score: float, baseline: float) -> tuple[str, ...]:
+    def scores(score: float | None, baseline: float | None) -> tuple[str, ...]:
+        if score is None or baseline is None:  # a question that nobody knows
+            return "-", "-", "-"
         ratio = f"{score / baseline:.0%}" if baseline > 0 else "-"
         return f"{score:.4f}", f"{baseline:.4f}", ratio
 
     for number, (name, rmse) in enumerate(result["rmse_per_question"].items(), 1):
         answered = result["accuracies"][name]
+        error = result["calibration"][name]["error"]
         table.add_row(
             f"{number:2} {name}",
             *scores(rmse, result["baseline_rmse_per_question"][name]),
-            f"{result['calibration'][name]['error']:.3f}",
+            "-" if error is None else f"{error:.3f}",
             _share(answered["accuracy"]),
             f"{answered['agreed_galaxies']}",
             _share(answered["agreed_accuracy"]),
@@ -165,13 +175,30 @@ def summary_table(result: Mapping[str, Any]) -> Group:
         f"{_views(result)}, {result['data']}; baseline: the mean row of the training galaxies",
         table,
         f"RMSE {result['rmse']:.4f} {_interval(result)}{_raw(result)}; question 1 answered as the "
-        f"crowd did: {result['q1_accuracy']:.1%} (baseline {result['q1_baseline_accuracy']:.1%})",
+        f"crowd did: {_share(result['q1_accuracy'], 1)} "
+        f"(baseline {_share(result['q1_baseline_accuracy'], 1)})",
     )
 
 
-def _share(value: float | None) -> str:
+def intervals_line(intervals: Mapping[str, Any]) -> str:
+    """How often intervals hold what the crowd said, before and after the temperature."""
+    shown = []
+    for kind in ("plain", "tempered"):
+        levels = intervals[kind]["levels"].items()
+        shown.append(", ".join(f"{level} % hold {_percent(found)}" for level, found in levels))
+    temperatures = ", ".join(f"{value:.2f}" for value in intervals["temperatures"])
+    return f"intervals: {shown[0]}; at temperature {temperatures}: {shown[1]}"
+
+
+def _percent(found: Mapping[str, Any]) -> str:
+    if found["covered"] is None:
+        return "-"
+    return f"{100 * found['covered']:.1f}±{100 * found['error']:.1f}"
+
+
+def _share(value: float | None, digits: int = 0) -> str:
     """A part of some galaxies, or a dash where there were none."""
-    return "-" if value is None else f"{value:.0%}"
+    return "-" if value is None else f"{value:.{digits}%}"
 
 
 def _interval(result: Mapping[str, Any]) -> str:

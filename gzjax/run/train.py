@@ -162,6 +162,11 @@ class Journey:
                 self.report.evaluation(result)
                 if self.recorder is not None:
                     recorder.evaluation(self.workdir, result)
+                if split == "validation" and model.likely:
+                    found = {views: result["intervals"]["temperatures"][0]}
+                    model = model._replace(temperatures={**model.temperatures, **found})
+        if self.recorder is not None and model.likely:
+            recorder.temperatures(self.workdir, best, model.temperatures)
         return model
 
     def model_of(self, step: int, state: TrainState) -> Model:

@@ -1,0 +1,124 @@
+"""What the crowd said: votes as counts, the fractions that follow from them, and their likelihood.
+
+Votes are float32[..., answers]: how many volunteers gave each answer, perhaps weighted and so no
+whole numbers. NaN means that nobody knows: the catalogue lacks the question, all of whose answers
+are NaN together. Such a question contributes to no loss, gradient or score. That is not the same
+as a question that nobody was asked, whose votes are 0.
+
+Pure functions of arrays, as those of `gzjax.tree`; `gzjax.posterior` has what follows for
+predictions.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from gzjax import tree as trees
+from gzjax.tree import Tree
+
+# A question with fewer votes counts as not asked. Fractions of 40 volunteers, rounded to 1e-6,
+# leave 4e-5 votes behind where there was none.
+FEWEST = 1e-3
+# A question that a smaller part of the crowd reaches has fractions of 0, voted on or not.
+UNREACHED = 1e-5
+
+Votes = Float[ArrayLike, "*batch answers"]
+Fractions = Float[Array, "*batch answers"]
+
+
+def conditional(votes: Votes, tree: Tree) -> tuple[Fractions, Fractions]:
+    """Votes -> each question's fractions among those who answered it, and where they are known.
+
+    The answers of a question without votes are uniform, and 0 in the second array.
+    """
+    return trees.normalise(_counted(votes), tree, FEWEST)
+
+
+def cumulative(votes: Votes, tree: Tree) -> tuple[Fractions, Fractions]:
+    """Votes -> cumulative vote fractions, and where they are known: 1 or 0.
+
+    A question's are known if those of its gates are, and if it has votes, or none because the
+    crowd did not reach it. In votes that come from walking the tree, they are votes / volunteers.
+    """
+    fractions, voted = conditional(votes, tree)
+    fractions = trees.cumulative_fractions(fractions, tree)
+    given = ~jnp.isnan(jnp.asarray(votes))
+    known: dict[int, Array] = {}  # by the question's position
+    for question in tree.by_depth:
+        first, gates = question.first, list(question.gates)
+        mine = voted[..., first] > 0
+        if gates:
+            mine |= fractions[..., gates].sum(axis=-1) < UNREACHED
+            for position in set(tree.question_of[gates].tolist()):
+                mine &= known[position]
+        known[question.number - 1] = mine & given[..., first]
+    of_answers = jnp.stack([known[n] for n in range(len(known))], axis=-1)[..., tree.question_of]
+    return fractions, of_answers.astype(jnp.float32)
+
+
+def observed(
+    votes: Float[np.ndarray, "galaxies answers"], tree: Tree
+) -> Float[np.ndarray, "galaxies answers"]:
+    """Cumulative vote fractions on the host, float32; NaN where they are not known."""
+    fractions, known = cumulative(votes, tree)
+    return np.where(np.asarray(known) > 0, np.asarray(fractions), np.float32(np.nan))
+
+
+def mean_fractions(
+    votes: Float[np.ndarray, "galaxies answers"], tree: Tree
+) -> Float[np.ndarray, " answers"]:
+    """The mean cumulative fractions, float64, of those galaxies that know them.
+
+    Answers to a question that nobody knows share what reaches it evenly.
+    """
+    fractions = observed(votes, tree).astype(np.float64)
+    known = ~np.isnan(fractions)
+    mean = np.nansum(fractions, axis=0) / np.maximum(known.sum(axis=0), 1)
+    for question in tree.by_depth:
+        if not known[:, question.first].any():
+            reached = tree.asked(mean)[question.number - 1]
+            mean[question.columns] = reached / len(question.answers)
+    return mean
+
+
+def negative_log_likelihood(
+    concentrations: Fractions, votes: Votes, tree: Tree
+) -> Float[Array, "*batch questions"]:
+    """-log of the Dirichlet-multinomial probability of each question's votes; 0 where unknown.
+
+    Votes k of N volunteers, whose answers' fractions are Dirichlet with concentrations a, of sum A:
+
+        P(k) = N! / (k_1! k_2! ...)  G(A) / G(N + A)  prod G(k_i + a_i) / G(a_i)
+
+    with the gamma function G (Walmsley et al. 2022, arXiv:2102.08414, section 4.2); fractional
+    votes are allowed. No votes have probability 1, exactly. In float32 it is right to 1e-4 for
+    N up to 200 and concentrations from 0.01 to 1000: large logarithms that cancel are not formed.
+    """
+    counts = _counted(votes)
+    numbers, totals = trees.sums(counts, tree), trees.sums(concentrations, tree)
+    ones = jnp.ones_like(counts)
+    number, total = numbers[..., tree.question_of], totals[..., tree.question_of]
+    likely = (concentrations + counts + _SHIFT) / (total + number + _SHIFT)
+    found = (counts + 1 + _SHIFT) / (number + 1 + _SHIFT)
+    each = counts * jnp.log(found / likely) + _rest(ones, counts) - _rest(concentrations, counts)
+    whole = _rest(totals, numbers) - _rest(jnp.ones_like(numbers), numbers)
+    return jnp.where(numbers > 0, trees.sums(each, tree) + whole, 0.0)
+
+
+_SHIFT = 8  # beyond it three terms of Stirling's series are exact to 3e-10
+
+
+def _rest(x: Array, k: Array) -> Array:
+    """All of log G(x + k) - log G(x) but k log(x + k + _SHIFT) - k, by Stirling's series."""
+    y = x + _SHIFT
+    rest = (y - 0.5) * jnp.log1p(k / y) + _stirling(y + k) - _stirling(y)
+    return rest - sum(jnp.log1p(k / (x + step)) for step in range(_SHIFT))
+
+
+def _stirling(x: Array) -> Array:
+    return (1 / 12 - (1 / 360 - 1 / (1260 * x * x)) / (x * x)) / x
+
+
+def _counted(votes: Votes) -> Array:
+    return jnp.nan_to_num(jnp.asarray(votes, jnp.float32))

@@ -1,0 +1,161 @@
+"""Mixtures of Dirichlet distributions: means, intervals, coverage, temperature."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gzjax import posterior, tree
+from gzjax.posterior import Posterior
+
+SMALL = tree.Tree.from_dict(
+    {
+        "name": "small",
+        "questions": [
+            {"name": "kind", "answers": ["disk", "smooth", "star"]},
+            {"name": "odd", "answers": ["yes", "no"], "asked_after": ["kind_disk"]},
+        ],
+    }
+)
+SHARES = np.array([0.2, 0.5, 0.3])
+
+
+@pytest.fixture(scope="module")
+def believed():
+    """300 galaxies: more than are in memory at a time."""
+    generator = np.random.default_rng(0)
+    base = np.exp(generator.normal(1, 1, (300, 1, SMALL.size)))
+    spread = np.exp(generator.normal(0, 0.5, (300, 3, SMALL.size)))
+    return Posterior((base * spread).astype(np.float32), SHARES, SMALL)
+
+
+def drawn(believed, volunteers, seed=1):
+    """Votes as the posterior has it: a component, fractions, counts."""
+    generator = np.random.default_rng(seed)
+    votes = np.zeros((len(believed.concentrations), SMALL.size), np.float32)
+    for row, components in zip(votes, believed.concentrations, strict=True):
+        for question in SMALL.questions:
+            alpha = components[generator.choice(3, p=SHARES)][question.columns].astype(float)
+            row[question.columns] = generator.multinomial(
+                generator.integers(0, volunteers + 1), generator.dirichlet(alpha)
+            )
+    return votes
+
+
+def marginal(believed, galaxy, answer):
+    """Parameters of the components' beta distributions."""
+    question = SMALL.questions[SMALL.question_of[answer]]
+    alpha = believed.concentrations[galaxy].astype(float)
+    return alpha[:, answer], alpha[:, question.columns].sum(axis=1) - alpha[:, answer]
+
+
+def test_the_mean_is_the_mixtures(believed):
+    mean = believed.mean()
+    assert mean.shape == (300, SMALL.size)
+    for galaxy, answer in [(0, 0), (7, 4), (299, 2)]:
+        a, b = marginal(believed, galaxy, answer)
+        assert mean[galaxy, answer] == pytest.approx(SHARES @ (a / (a + b)), rel=1e-6)
+    np.testing.assert_allclose(mean[:, :3].sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.5])
+def test_intervals_are_quantiles_of_the_mixture(believed, level):
+    low, high = believed.interval(level)
+    for galaxy in (0, 100, 299):
+        for answer in range(SMALL.size):
+            a, b = marginal(believed, galaxy, answer)
+            for end, p in ((low, (1 - level) / 2), (high, (1 + level) / 2)):
+                below = SHARES @ stats.beta.cdf(end[galaxy, answer], a, b)
+                assert below == pytest.approx(p, abs=2e-4)
+    assert (low < high).all()
+    assert low[:, 3] + high[:, 4] == pytest.approx(np.ones(300), abs=1e-4)  # yes is not no
+
+
+def test_intervals_of_what_volunteers_would_say(believed):
+    low, high = believed.interval(0.9, volunteers=12)
+    for galaxy in (0, 100, 299):
+        for answer in range(SMALL.size):
+            a, b = marginal(believed, galaxy, answer)
+            below = np.array([SHARES @ stats.betabinom.cdf(k, 12, a, b) for k in range(13)])
+            assert low[galaxy, answer] * 12 == np.argmax(below >= 0.05 - 1e-12)
+            assert high[galaxy, answer] * 12 == np.argmax(below >= 0.95 - 1e-12)
+    few, many = (np.subtract(*believed.interval(volunteers=n)[::-1]).mean() for n in (5, 500))
+    underlying = np.subtract(*believed.interval()[::-1]).mean()
+    assert few > many == pytest.approx(underlying, rel=0.02)
+
+
+def test_the_transform_of_votes_is_theirs(believed):
+    votes = drawn(believed, 20)
+    votes[3, :3] = np.nan
+    values = believed.pit(votes, seed=5)
+    uniform = np.random.default_rng(5).random(votes.shape)
+    for galaxy in (0, 3, 280, 299):
+        for answer in range(SMALL.size):
+            columns = SMALL.questions[SMALL.question_of[answer]].columns
+            number, k = np.nansum(votes[galaxy, columns]), votes[galaxy, answer]
+            if number == 0 or np.isnan(k):
+                assert np.isnan(values[galaxy, answer])
+                continue
+            a, b = marginal(believed, galaxy, answer)
+            below = SHARES @ stats.betabinom.cdf(k - 1, number, a, b)
+            at = SHARES @ stats.betabinom.pmf(k, number, a, b)
+            expected = below + uniform[galaxy, answer] * at
+            assert values[galaxy, answer] == pytest.approx(expected, abs=1e-6)
+    assert not np.array_equal(values, believed.pit(votes, seed=6), equal_nan=True)
+
+
+def test_votes_drawn_from_the_posterior_are_covered_as_often_as_said(believed):
+    found = posterior.coverage(believed, drawn(believed, 45))
+    assert list(found["levels"]) == ["50", "80", "90", "95"]
+    for level, each in found["levels"].items():
+        assert 0.002 < each["error"] < 0.03
+        assert abs(each["covered"] - int(level) / 100) < 3 * each["error"]
+    assert list(found["answers"]) == list(SMALL.columns)
+    for each in found["answers"].values():
+        assert abs(each["covered"] - 0.9) < 4 * each["error"]
+        assert 200 < each["galaxies"] <= 300
+    assert sum(found["pit"]) == pytest.approx(1)
+    assert max(found["pit"]) < 0.15
+
+
+def test_too_sure_too_unsure_and_the_temperature_that_makes_it_right(believed):
+    votes = drawn(believed, 45)
+    sure = believed.tempered(0.2)
+    covered = [
+        posterior.coverage(one, votes)["levels"]["90"]["covered"]
+        for one in (sure, believed.tempered(5.0))
+    ]
+    assert covered[0] < 0.85 < 0.95 < covered[1]
+    assert posterior.fit_temperature(believed, votes) == pytest.approx(1, abs=0.2)
+    assert posterior.fit_temperature(sure, votes) == pytest.approx(5, rel=0.2)
+    np.testing.assert_allclose(sure.mean(), believed.mean(), rtol=1e-5)
+
+
+def test_unknown_votes_change_no_temperature_and_no_coverage(believed):
+    votes = drawn(believed, 45)
+    fewer = votes.copy()
+    fewer[150:] = np.nan
+    half = believed._replace(concentrations=believed.concentrations[:150])
+    assert posterior.fit_temperature(believed, fewer) == pytest.approx(
+        posterior.fit_temperature(half, votes[:150]), rel=1e-3
+    )
+    levels = posterior.coverage(believed, fewer)["levels"]
+    assert levels == posterior.coverage(half, votes[:150])["levels"]
+    nothing = posterior.coverage(believed, np.full_like(votes, np.nan))
+    assert nothing["levels"]["90"] == {"covered": None, "error": None}
+
+
+def test_the_mixture_is_more_likely_than_its_mean_component(believed):
+    votes = drawn(believed, 45)
+    one = believed._replace(
+        concentrations=believed.concentrations.mean(axis=1, keepdims=True), shares=np.ones(1)
+    )
+    assert believed.log_likelihood(votes) > one.log_likelihood(votes)
+
+
+def test_images_that_cannot_be_read_have_no_intervals(believed):
+    some = believed._replace(concentrations=believed.concentrations[:3].copy())
+    some.concentrations[1] = np.nan
+    for ends in (some.interval(), some.interval(volunteers=10)):
+        for end in ends:
+            np.testing.assert_array_equal(np.isnan(end).all(axis=1), [False, True, False])
+            assert np.isfinite(end[[0, 2]]).all()

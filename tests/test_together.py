@@ -1,0 +1,221 @@
+"""Several catalogues as one: what is scored, dropped and drawn, and how often."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+import gzjax
+from gzjax.data import batches, dataset
+from gzjax.data.batches import Source
+from gzjax.data.images import JoinedImages
+from gzjax.errors import UserError
+from gzjax.run import build
+from gzjax.run import config as configs
+
+
+def shifted(table, by):
+    """The same galaxies under other names, but for the first ten."""
+    ids = table["GalaxyID"].astype(int)
+    return table.assign(GalaxyID=ids.where(np.arange(len(ids)) < 10, ids + by))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A root, and an extra folder of 48 galaxies, ten of which the root has, too."""
+    root = tiny.folder(tmp_path_factory.mktemp("sky") / "root")
+    extra = root.parent / "extra"
+    shutil.copytree(root, extra)
+    table = pd.read_csv(extra / "votes.csv")
+    new = shifted(table, 100_000)
+    for before, after in zip(table["GalaxyID"], new["GalaxyID"], strict=True):
+        (extra / "images" / f"{before}.png").rename(extra / "images" / f"{after}.png")
+    new.drop(columns=["arms_none", "arms_one", "arms_two"]).to_csv(extra / "votes.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def linear(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
+        yield
+
+
+def data_of(root, **options):
+    settings = configs.typed(tiny.config(root, **options)).data
+    return build.build_data(
+        settings, build.load_tree(settings), None, False, gzjax.Report(loud=False)
+    )
+
+
+def test_extra_galaxies_are_trained_on_alone_and_held_out_ones_are_not(world):
+    plain, data = data_of(world), data_of(world, data__extra=f"{world.parent / 'extra'}, ")
+    for split in ("validation", "test"):
+        np.testing.assert_array_equal(data.splits[split], plain.splits[split])
+    held_out = {plain.ids[row] for name in ("validation", "test") for row in plain.splits[name]}
+    first_ten = [str(1000 + 7 * number) for number in range(10)]
+    dropped = sorted(held_out & set(first_ten))
+    assert 0 < len(dropped) < 10
+    listed = data.left_out[data.left_out["reason"] == "held out of root"]
+    assert sorted(listed["GalaxyID"]) == dropped
+    assert all(str(world.parent / "extra") in file for file in listed["file"])
+    assert len(data.ids) == 96 - len(dropped)
+    assert not held_out & {data.ids[row] for row in data.splits["train"]}
+    assert len(data.splits["train"]) == len(plain.splits["train"]) + 48 - len(dropped)
+    root, extra = data.members
+    assert (root.name, root.first, root.stop, root.scored) == ("root", 0, 48, True)
+    assert (extra.name, extra.first, extra.stop, extra.scored) == (
+        "extra",
+        48,
+        len(data.ids),
+        False,
+    )
+    # Votes and pictures stay together, and the extra ones lack a question.
+    for row in (0, 47, 48, len(data.ids) - 1):
+        number = (int(data.ids[row]) % 100_000 - 1000) // 7
+        np.testing.assert_array_equal(data.images[row], plain.images[number])
+        np.testing.assert_allclose(data.votes[row, :5], plain.votes[number, :5])
+        assert np.isnan(data.votes[row, 5:]).all() == (row >= 48)
+    assert str(data.images.file(48)).startswith(str(world.parent / "extra"))
+
+
+def test_fewer_training_galaxies_are_fewer_of_the_scored_catalogue(world):
+    data = data_of(world, data__extra=str(world.parent / "extra"), data__training_galaxies=8)
+    rows = data.splits["train"]
+    assert (rows < 48).sum() == 8
+    assert (rows >= 48).sum() > 30
+
+
+def test_galaxies_are_drawn_by_the_weights_of_their_catalogues(world):
+    data = data_of(world, data__extra=str(world.parent / "extra"), data__extra_weight=3.0)
+    source = data.source("train")
+    ours = int((source.rows < 48).sum())
+    theirs = len(source) - ours
+    assert source.drawn == ours + 3 * theirs
+    counts = np.zeros(len(data.ids), int)
+    read = iter(batches.training_batches(source, 8, 0))
+    for _ in range(10 * source.drawn // 8):
+        np.add.at(counts, next(read)["row"], 1)
+    assert abs(counts[source.rows[:ours]] - 10).max() <= 1
+    assert abs(counts[source.rows[ours:]] - 30).max() <= 3
+    state = read.get_state()
+    after = [next(read)["row"].tolist() for _ in range(3)]
+    again = iter(batches.training_batches(source, 8, 0))
+    again.set_state(state)
+    assert [next(again)["row"].tolist() for _ in range(3)] == after
+    # Evaluation takes each galaxy once.
+    assert data.source("test").drawn == len(data.splits["test"])
+
+
+def test_parts_of_a_source_are_shared_by_processes():
+    source = Source(np.zeros((30, 2, 2, 3), np.uint8), np.arange(30), None, ((20, 1.0), (30, 3.0)))
+    whole = next(iter(batches.training_batches(source, 10, 0)))["row"]
+    halves = [
+        next(iter(batches.training_batches(source, 10, 0, shard=k, shards=2))) for k in (0, 1)
+    ]
+    assert sorted(np.concatenate([half["row"] for half in halves])) == sorted(whole)
+
+
+def test_joined_images_are_those_of_their_parts():
+    one, two = (np.full((4, 2, 2, 3), value, np.uint8) + np.arange(4)[:, None, None, None].astype(np.uint8)
+                for value in (10, 20))  # fmt: skip
+    joined = JoinedImages([(one, np.array([3, 0])), (two, np.array([], int)), (two, np.array([1]))])
+    assert joined.shape == (3, 2, 2, 3)
+    assert [int(joined[row].min()) for row in range(len(joined))] == [13, 10, 21]
+    assert joined.file(0) == ""
+
+
+def test_a_run_with_extra_galaxies_is_scored_on_the_root_and_resumes(world, tmp_path):
+    options = {"data__extra": str(world.parent / "extra"), "epochs": 1}
+    gzjax.train(tiny.config(world, **options), tmp_path / "run")
+    more = gzjax.train(tiny.config(world, **options | {"epochs": 2}), tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "evaluate_test.json").read_text())
+    plain = data_of(world)
+    assert result["galaxies"] == len(plain.splits["test"])
+    assert result["training_galaxies"] > len(plain.splits["train"])
+    assert "catalogues" not in result
+    again = gzjax.evaluate(gzjax.load(tmp_path / "run"), gzjax.load_data(tmp_path / "run"), views=1)
+    assert again == result
+    straight = gzjax.train(tiny.config(world, **options | {"epochs": 2}), tmp_path / "straight")
+    np.testing.assert_array_equal(
+        more.weights.params["stem"]["kernel"], straight.weights.params["stem"]["kernel"]
+    )
+
+
+def test_an_extra_catalogue_of_more_weight_makes_another_run(world, tmp_path):
+    found = []
+    for weight in (1.0, 2.0):
+        options = {"data__extra": str(world.parent / "extra"), "data__extra_weight": weight}
+        model = gzjax.train(tiny.config(world, epochs=1, **options), tmp_path / f"run{weight}")
+        found.append(np.asarray(model.weights.params["stem"]["kernel"]))
+    assert not np.array_equal(*found)
+
+
+def test_a_pack_of_several_catalogues_is_them(world, tmp_path):
+    from gzjax.run import train
+
+    config = tiny.config(world, data__extra=str(world.parent / "extra"), data__extra_weight=2.0)
+    before = data_of(world, data__extra=str(world.parent / "extra"), data__extra_weight=2.0)
+    report = gzjax.Report(loud=False)
+    train.pack(config, tmp_path / "pack", cache=None, check_images=False, report=report)
+    after = data_of(tmp_path / "pack", data__kind="pack", data__tree=str(world / "toy.toml"))
+    assert after.fingerprint == before.fingerprint
+    assert after.members == before.members
+    assert after.source("train").parts == before.source("train").parts
+    for split, rows in before.splits.items():
+        np.testing.assert_array_equal(after.splits[split], rows)
+
+
+def test_several_scored_catalogues_are_scored_apart(world, tmp_path):
+    catalogues = ({"root": str(world)}, {"root": str(world.parent / "extra"), "weight": 0.5})
+    options = {"data__catalogues": catalogues, "epochs": 1}
+    data = data_of(world, **options)
+    assert [member.weight for member in data.members] == [1.0, 0.5]
+    assert all(member.scored for member in data.members)
+    model = gzjax.train(tiny.config(world, **options), tmp_path / "run")
+    result = gzjax.evaluate(model, data, views=1)
+    assert list(result["catalogues"]) == ["root", "extra"]
+    assert sum(one["galaxies"] for one in result["catalogues"].values()) == result["galaxies"]
+    rmse = [one["rmse"] for one in result["catalogues"].values()]
+    assert min(rmse) < result["rmse"] < max(rmse)
+    # A galaxy that is held out of one is held out of all.
+    held_out = {data.ids[row] for name in ("validation", "test") for row in data.splits[name]}
+    assert not held_out & {data.ids[row] for row in data.splits["train"]}
+
+
+@pytest.mark.parametrize(
+    ("catalogues", "message"),
+    [
+        (({"root": "x", "wieght": 2},), "catalogues[0]: expected some of root, kind, tree"),
+        (({"root": "x", "weight": 0},), "catalogues[0]: weight: expected a number above 0"),
+        (({"root": "x", "scored": False},), "catalogues: expected at least one that is scored"),
+        (("x",), "catalogues: expected mappings such as {'root': FOLDER, 'tree': 'gz2'}"),
+    ],
+)
+def test_wrong_catalogues_are_named(world, catalogues, message):
+    with pytest.raises(UserError) as raised:
+        configs.typed(tiny.config(world, data__catalogues=catalogues))
+    assert str(raised.value).startswith(f"--config.data.{message}")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_extra_folder_is_named(world):
+    with pytest.raises(UserError, match="^--config.data.extra: .*nowhere: no such folder"):
+        data_of(world, data__extra="nowhere")
+
+
+def test_union_of_trees_places_votes(world):
+    """Galaxies of one campaign have no votes on the questions of another."""
+    data = data_of(world)
+    other = data._replace(tree=gzjax.load_tree("rings"), votes=np.float32([[3, 4]] * 48))
+    tree = dataset.trees.union([data.tree, other.tree])
+    member = dataset.Member("a", 0, 0)
+    both = dataset.together([(data, member), (other, member._replace(name="b"))], tree)
+    assert both.tree == tree
+    assert np.isnan(both.votes[:48, 8:]).all()
+    assert np.isnan(both.votes[48:, :8]).all()
+    np.testing.assert_array_equal(both.votes[:48, :8], data.votes)
+    np.testing.assert_array_equal(both.votes[48:, 8:], other.votes)
