@@ -130,7 +130,7 @@ def from_sky(
     """
     from gzjax import sky  # here, so that real galaxies need not wait for it
 
-    images, fractions = sky.load_sky(
+    images, votes = sky.load_sky(
         galaxies,
         tree=tree,
         seed=sky_seed,
@@ -142,7 +142,16 @@ def from_sky(
     ids = tuple(map(str, range(galaxies)))
     splits = _split(ids, split, "the synthetic sky")
     left_out = pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS)
-    return Data(ids, images, fractions, splits, left_out, "synthetic sky", tree, framing)
+    return Data(
+        ids=ids,
+        images=images,
+        votes=votes,
+        splits=splits,
+        left_out=left_out,
+        label="synthetic sky",
+        tree=tree,
+        framing=framing,
+    )
 
 
 def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split) -> Data:
