@@ -17,7 +17,12 @@ from gzjax.errors import UserError
 from gzjax.sky import camera, crowd, light, population, store
 from gzjax.tree import Question, Tree, cumulative_fractions, load, violations
 
-GZ2 = load("gz2")
+# All that the crowd walks.
+TREES = {
+    name: load(name)
+    for name in ("gz2", "ukidss", "decals-dr5", "decals-dr8", "desi", "decals-dr12", "rings")
+}
+GZ2, DR5, DR12, RINGS = (TREES[name] for name in ("gz2", "decals-dr5", "decals-dr12", "rings"))
 # Of 12,316 rows of the challenge's table, training_solutions_rev1.csv.
 REAL_MEANS = {
     "Class1.1": 0.436,  # smooth
@@ -54,13 +59,13 @@ def small_chunks():
 
 @pytest.fixture(scope="module")
 def survey():
-    """(latents, expected fractions, votes) of many galaxies, without pictures."""
+    """(latents, expected fractions, vote fractions) of many galaxies, without pictures."""
 
     @jax.jit
     @jax.vmap
     def one(index):
         latents, _, votes = store.draw(5, index, GZ2, SIZE)
-        return latents, crowd.expected_fractions(latents, GZ2), votes
+        return latents, crowd.expected_fractions(latents, GZ2), votes / crowd.VOLUNTEERS
 
     return jax.tree.map(np.asarray, one(jnp.arange(GALAXIES)))
 
@@ -254,6 +259,9 @@ def test_version_1_means_this_population_and_crowd(survey):
     assert votes.mean(axis=0, dtype=np.float64) == pytest.approx(MEANS["votes"], rel=1e-3)
     crowd_of_the_zoo = np.mean([expected(latents) for latents in ZOO.values()], axis=0)
     assert crowd_of_the_zoo == pytest.approx(MEANS["zoo"], rel=1e-5)
+    for tree in (DR5, DR12, RINGS):
+        crowd_of_the_zoo = np.mean([expected(latents, tree) for latents in ZOO.values()], axis=0)
+        assert crowd_of_the_zoo == pytest.approx(MEANS[f"zoo, {tree.name}"], rel=1e-5)
 
 
 def test_version_1_means_these_pictures(album):
@@ -292,8 +300,28 @@ def test_votes_obey_the_tree(survey):
         assert fractions.min() >= 0
         assert fractions.max() <= 1
         assert np.asarray(violations(fractions, GZ2)).max() <= 2e-6
-    counts = votes * crowd.VOLUNTEERS
-    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_votes_are_counts_that_obey_the_tree(name):
+    tree, latents = TREES[name], jax.tree.map(lambda *values: np.stack(values), *ZOO.values())
+
+    @jax.jit
+    @jax.vmap
+    def walk(latents, number):
+        key = jax.random.key(number)
+        return crowd.expected_conditional(latents, tree), crowd.vote(key, latents, tree)
+
+    conditional, votes = map(np.asarray, walk(latents, np.arange(len(ZOO))))
+    assert votes.dtype == np.float32
+    np.testing.assert_array_equal(votes, np.rint(votes))
+    for question in tree.questions:
+        own = conditional[:, question.columns]
+        np.testing.assert_allclose(own.sum(axis=1), 1, rtol=1e-5)
+        assert own.min() >= 0.999 * crowd.LAPSE / len(question.answers)
+        gates = votes[:, list(question.gates)].sum(axis=1) if question.gates else 45
+        np.testing.assert_array_equal(votes[:, question.columns].sum(axis=1), gates)
+    assert (votes.max(axis=0) > 0).mean() > 0.9
 
 
 def test_means_are_near_the_real_ones(survey):
@@ -362,6 +390,97 @@ def test_the_clearer_the_surer(low, high, answer):
     assert expected(high)[column(answer)] > expected(low)[column(answer)] + 0.1
 
 
+def smooth(odd: str, strength: float, **changes) -> population.Latents:
+    return galaxy(odd=ODD[odd], odd_strength=strength, **changes)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "tree", "answer"),
+    [
+        (disk(bar=0.0), disk(bar=0.6), DR5, "bar_weak"),
+        (disk(bar=1.0), disk(bar=0.6), DR5, "bar_weak"),
+        (disk(bar=0.5), disk(bar=1.0), DR5, "bar_strong"),
+        (disk(bar=1.0, view=45.0), disk(bar=1.0), DR5, "bar_strong"),
+        (disk(bar=1.0), disk(bar=0.0), DR5, "bar_no"),
+        (disk(bar=0.0), disk(bar=1.0), DR12, "bar_yes"),
+        (disk(bulge=0.06), disk(bulge=0.01), DR5, "bulge-size_none"),
+        (disk(bulge=0.01), disk(bulge=0.06), DR5, "bulge-size_small"),
+        (disk(bulge=0.2), disk(bulge=0.06), DR5, "bulge-size_small"),
+        (disk(bulge=0.06), disk(bulge=0.2), DR5, "bulge-size_moderate"),
+        (disk(bulge=0.5), disk(bulge=0.2), DR5, "bulge-size_moderate"),
+        (disk(bulge=0.2), disk(bulge=0.5), DR5, "bulge-size_large"),
+        (disk(bulge=0.8), disk(bulge=0.5), DR5, "bulge-size_large"),
+        (disk(bulge=0.5), disk(bulge=0.8), DR5, "bulge-size_dominant"),
+        (disk(bulge=0.2), disk(bulge=0.02), DR12, "bulge-size_none"),
+        (disk(bulge=0.02), disk(bulge=0.2), DR12, "bulge-size_obvious"),
+        (disk(bulge=0.8), disk(bulge=0.2), DR12, "bulge-size_obvious"),
+        (disk(bulge=0.2), disk(bulge=0.8), DR12, "bulge-size_dominant"),
+        (galaxy(axis_ratio=0.5), galaxy(axis_ratio=1.0), DR5, "how-rounded_round"),
+        (galaxy(axis_ratio=0.5), galaxy(axis_ratio=1.0), DR12, "how-rounded_completely"),
+        (galaxy(axis_ratio=1.0), galaxy(axis_ratio=0.5), DR5, "how-rounded_in-between"),
+        (galaxy(axis_ratio=0.5), galaxy(axis_ratio=0.23), DR5, "how-rounded_cigar-shaped"),
+        (galaxy(axis_ratio=0.5), galaxy(axis_ratio=0.23), DR12, "how-rounded_cigar-shaped"),
+        (ZOO["clean"], ZOO["boxy"], DR5, "edge-on-bulge_boxy"),
+        (ZOO["clean"], ZOO["bulgeless"], DR12, "edge-on-bulge_none"),
+        (ZOO["boxy"], ZOO["clean"], DR5, "edge-on-bulge_rounded"),
+        (smooth("disturbed", 0.6), galaxy(), DR5, "merging_none"),
+        (galaxy(), smooth("disturbed", 0.6), DR5, "merging_minor-disturbance"),
+        (smooth("disturbed", 1.0), smooth("disturbed", 0.6), DR5, "merging_minor-disturbance"),
+        (smooth("disturbed", 0.6), smooth("disturbed", 1.0), DR5, "merging_major-disturbance"),
+        (smooth("merger", 0.5), smooth("merger", 1.0), DR5, "merging_merger"),
+        (smooth("merger", 1.0, view=45.0), smooth("merger", 1.0), DR5, "merging_merger"),
+        (smooth("disturbed", 1.0), smooth("merger", 1.0), DR5, "merging_merger"),
+        (smooth("disturbed", 1.0), galaxy(), DR12, "merging_neither"),
+        (galaxy(), smooth("disturbed", 1.0), DR12, "merging_tidal-debris"),
+        (smooth("merger", 1.0), smooth("disturbed", 1.0), DR12, "merging_tidal-debris"),
+        (smooth("merger", 0.5), smooth("merger", 1.0), DR12, "merging_both"),
+        (smooth("disturbed", 1.0), smooth("merger", 1.0), DR12, "merging_both"),
+        (galaxy(), smooth("merger", 0.5), DR12, "merging_merger"),
+        (galaxy(), smooth("ring", 0.8), RINGS, "ring_yes"),
+        (smooth("ring", 0.8, view=45.0), smooth("ring", 0.8), RINGS, "ring_yes"),
+        (smooth("lens", 0.8), smooth("ring", 0.8), RINGS, "ring_yes"),
+        (smooth("ring", 0.8), galaxy(), RINGS, "ring_no"),
+        *(
+            (face_on(arms=arms % 5 + 1, arm_contrast=1.0), ZOO[f"{arms} arms"], DR12, answer)
+            for arms, answer in enumerate(
+                [f"spiral-arm-count_{n}" for n in ("1", "2", "3", "4", "more-than-4")], 1
+            )
+        ),
+    ],
+)
+def test_truth_moves_the_answers_of_later_trees(low, high, tree, answer):
+    names = [f"{each.name}_{answer}" for each in tree.questions for answer in each.answers]
+    column = names.index(answer)
+    assert expected(high, tree)[column] > expected(low, tree)[column] + 0.1
+
+
+def test_other_words_for_the_same_truth():
+    """Where answers of two trees mean the same they are as likely; before random answers."""
+    latents = jax.tree.map(lambda *values: np.stack(values), *ZOO.values())
+    known = jax.jit(jax.vmap(crowd.opinions))(latents)
+
+    def of(name, *answers):
+        """The probabilities of answers by name, of the question that has all of them."""
+        (key,) = (key for key in known if key[0] == name and {*answers} <= {*key[1:]})
+        return {answer: known[key][:, key.index(answer) - 1] for answer in key[1:]}
+
+    def same(one, other):
+        np.testing.assert_allclose(one, other, atol=2e-6)
+
+    same(of("bar", "weak")["no"], of("bar", "yes")["no"])
+    in_5, in_4 = of("bulge-size", "large"), of("bulge-size", "no")
+    same(in_5["none"], in_4["no"])
+    same(in_5["dominant"], in_4["dominant"])
+    same(of("bulge-size", "none", "obvious")["dominant"], in_4["dominant"])
+    for one, other in (("round", "cigar-shaped"), ("completely", "cigar-shaped")):
+        same(of("how-rounded", one, other)[one], of("how-rounded", "cigar")["round"])
+        same(of("how-rounded", one, other)[other], of("how-rounded", "cigar")["cigar"])
+    for one, other in (("rounded", "round"), ("boxy", "boxy"), ("none", "no-bulge")):
+        same(of("edge-on-bulge", one)[one], of("bulge-shape", other)[other])
+    in_4, in_dr5 = of("merging", "both"), of("merging", "none")
+    same(in_4["both"] + in_4["merger"], in_dr5["merger"])
+
+
 def test_some_answers_are_random():
     """An impossible answer gets its part of the lapses: that this round galaxy is edge-on."""
     conditional = expected(galaxy(axis_ratio=1.0))
@@ -389,7 +508,7 @@ def test_vote_agrees_with_an_independent_walk():
         counts[answers] = generator.multinomial(asked, share)
     many = np.asarray(compiled_vote(jax.random.key(1), latents, tree=GZ2, volunteers=volunteers))
     endless = np.asarray(jax.jit(crowd.expected_fractions, static_argnums=1)(latents, GZ2))
-    np.testing.assert_allclose(many, endless, atol=0.02)
+    np.testing.assert_allclose(many / volunteers, endless, atol=0.02)
     np.testing.assert_allclose(counts / volunteers, endless, atol=0.02)
 
 
@@ -419,6 +538,7 @@ def test_any_tree_of_known_questions_is_walked():
     np.testing.assert_array_equal(expected(latents, tree), [known[name] for name in names])
     votes = np.asarray(compiled_vote(jax.random.key(3), latents, tree=tree, volunteers=1000))
     assert votes.shape == (10,)
+    votes = votes / 1000
     np.testing.assert_array_equal(np.asarray(violations(votes, tree)) < 1e-6, True)
     assert votes[5] + votes[6] == pytest.approx(votes[3] + votes[4])
     assert 0.9 < votes[3] + votes[4] < 1 - votes[2] + 1e-6
@@ -436,8 +556,8 @@ def test_a_question_that_the_crowd_does_not_know(tmp_path):
     )
     assert not (tmp_path / "sky").exists()
     # Other answers are another question.
-    with pytest.raises(UserError, match=r"bar \(strong, weak, no\)"):
-        expected(disk(), tree_of(("bar", "strong weak no", ())))
+    with pytest.raises(UserError, match=r"found bar \(strong, weak, none\)"):
+        expected(disk(), tree_of(("bar", "strong weak none", ())))
 
 
 # --- light ---
@@ -708,17 +828,20 @@ def no_drawing(monkeypatch):
 
 def test_second_load_reads_the_cache(load_seven, no_drawing, tmp_path):
     steps = []
-    images, fractions = load_seven(progress=lambda done, of: steps.append((done, of)))
+    images, votes = load_seven(progress=lambda done, of: steps.append((done, of)))
     assert (images.shape, images[:].dtype, len(images)) == ((7, SIZE, SIZE, 3), np.uint8, 7)
-    assert (fractions.shape, fractions.dtype) == ((7, 37), np.float32)
+    assert (votes.shape, votes.dtype) == ((7, 37), np.float32)
+    np.testing.assert_array_equal(votes[:, question(1)].sum(axis=1), crowd.VOLUNTEERS)
     assert not images[0].flags.writeable
     assert steps == [(4, 7), (7, 7)]
-    assert len(list((tmp_path / "sky").iterdir())) == 2
+    (name,) = {file.name.split(".images.")[0] for file in (tmp_path / "sky").glob("*.images.npy")}
+    files = {file.name for file in (tmp_path / "sky").iterdir()}
+    assert files == {f"{name}.images.npy", f"{name}.votes.npy"}
     drawn = list(store.draw_sky(store.Sky(GZ2, 7, 3, SIZE, 0.5)))
     np.testing.assert_array_equal(images[:], np.concatenate([chunk[0] for chunk in drawn]))
-    np.testing.assert_array_equal(fractions, np.concatenate([chunk[1] for chunk in drawn]))
+    np.testing.assert_array_equal(votes, np.concatenate([chunk[1] for chunk in drawn]))
     no_drawing()
-    for first, second in zip((images, fractions), load_seven(), strict=True):
+    for first, second in zip((images, votes), load_seven(), strict=True):
         np.testing.assert_array_equal(first[:], second[:])
 
 
@@ -745,7 +868,7 @@ def test_without_a_cache_nothing_is_kept(load_seven, tmp_path, monkeypatch):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("kind", ["images", "fractions"])
+@pytest.mark.parametrize("kind", ["images", "votes"])
 @pytest.mark.parametrize(
     "damage", ["truncated", "empty", "text", "shape", "dtype", "archive", "half an archive"]
 )
@@ -809,16 +932,26 @@ def test_the_name_says_all_that_changes_the_content(monkeypatch):
 
 
 def test_another_field_or_tree_is_drawn_anew(load_seven, tmp_path, monkeypatch):
-    images, fractions = load_seven()
+    images, votes = load_seven()
     wider, same = load_seven(field=1.0)
     assert not np.array_equal(images[:], wider[:])
-    np.testing.assert_array_equal(fractions, same)
+    np.testing.assert_array_equal(votes, same)
     # Pictures do not depend on the tree, so these are quick to compile.
     monkeypatch.setattr(store, "render", lambda _, size, field: jnp.zeros((size, size, 3), "uint8"))
     _, odd = load_seven(tree=tree_of(("something-odd", "yes no", ())))
     assert odd.shape == (7, 2)
-    np.testing.assert_allclose(odd.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(odd.sum(axis=1), 45)
     assert len(list((tmp_path / "sky").iterdir())) == 6
+
+
+def test_the_sky_under_the_tree_of_decals(load_seven, no_drawing):
+    images, votes = load_seven(tree=DR5)
+    assert (votes.shape, votes.dtype) == ((7, 34), np.float32)
+    np.testing.assert_array_equal(votes[:, DR5.questions[0].columns].sum(axis=1), 45)
+    for first, second in zip((images, votes), load_seven(tree=DR5, cache=None), strict=True):
+        np.testing.assert_array_equal(first[:], second)
+    no_drawing()
+    load_seven(tree=TREES["desi"])  # asks the same, so it is the same sky
 
 
 @pytest.mark.parametrize(
@@ -872,6 +1005,21 @@ def test_page(tmp_path):
     captioned = np.asarray(Image.open(file))
     assert captioned.shape[0] == 2 * step - 2
     assert not np.array_equal(captioned, page[: 2 * step - 2])
+
+
+def test_captions_are_of_fractions(monkeypatch):
+    from gzjax.sky import __main__ as page
+
+    def draw_sky(_):
+        yield np.zeros((3, SIZE, SIZE, 3), np.uint8), np.full((3, 37), 15, np.float32)
+
+    def readable(fractions, tree):
+        np.testing.assert_allclose(fractions, 1 / 3, rtol=1e-6)
+        return {"morphology": ["said"] * len(fractions)}
+
+    monkeypatch.setattr(page, "draw_sky", draw_sky)
+    monkeypatch.setattr(page, "readable", readable)
+    assert len(page.draw_tiles(store.Sky(GZ2, 3, 2, SIZE, 0.5), captions=True)) == 3
 
 
 @pytest.mark.parametrize(

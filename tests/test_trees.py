@@ -8,10 +8,12 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gzjax.errors import UserError
 from gzjax.tree import NAMES, Question, Tree, load
+from gzjax.trees import part, union
 
 DECALS = """
 smooth-or-featured: smooth, featured-or-disk, artifact <- always
@@ -183,6 +185,8 @@ def test_a_published_tree_is_as_published(name):
     survey = tuple(
         f"{question}{suffix}_{answer}" for question, answers, _ in found for answer in answers
     )
+    # The names that the table of Galaxy Zoo 2 lacks are made like the others.
+    assert (tree.suffix, tree.survey_columns) == (suffix, survey)
     if name != "gz2":
         assert tree.columns == tree.families["survey"] == survey
     if name in ("cosmic-dawn", "euclid"):
@@ -228,6 +232,28 @@ def test_gates_where_the_common_tables_are_simpler(name):
     tree = load(name)
     merging = next(question for question in tree.questions if question.name == "merging")
     assert merging.gates == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "suffix", "column"),
+    [
+        ("columns = {survey = '{question}-my-own_{answer}'}", "-my-own", "arms-my-own_yes"),
+        ("columns = {votes = '{question}-a_{answer}'}", "", "arms_yes"),  # no survey
+        ("columns = {survey = '{question}.x_{answer}'}", "", "arms.x_yes"),  # no part of a name
+        ("columns = {survey = 't{number}-x_{answer}'}", "", "t2-x_yes"),
+        ("columns = {survey = '{question}-{number}_{answer}'}", "", "arms-2_yes"),  # not one suffix
+        ("columns = {survey = '{question}-x_{answer}?'}", "", "arms-x_yes?"),
+    ],
+)
+def test_the_suffix_of_ones_own_tree(tmp_path, pattern, suffix, column):
+    tree = load_own(tmp_path, pattern + OWN)
+    assert (tree.suffix, tree.survey_columns[3]) == (suffix, column)
+    assert len(tree.survey_columns) == tree.size
+
+
+def test_without_families_survey_columns_are_plain():
+    tree = Tree("x", (Question(1, "q", ("a", "b"), first=0),), ("one", "two"))
+    assert (tree.suffix, tree.survey_columns) == ("", ("q_a", "q_b"))
 
 
 def load_own(folder: Path, content: str) -> Tree:
@@ -362,6 +388,8 @@ WRONG = [
     (replaced('name = "own"', ""), "name: expected letters and digits, .*, found nothing"),
     (replaced('"own"', "5"), "name: expected text, found 5"),
     (replaced('"own"', '"a tree"'), "name: expected letters and digits, .*, found 'a tree'"),
+    (replaced('"own"', '"own+"'), "name: expected letters and digits, .*, found nothing"),
+    (replaced('"arms"', '"a+b"'), "question 'a.b': name: expected letters and digits"),
     ('name = "own"', "questions: expected at least one, found nothing"),
     ('name = "own"\nquestions = []', "questions: expected at least one, found nothing"),
     ('name = "own"\nquestions = ["a"]', "question 1: content: expected a table, found 'a'"),
@@ -472,3 +500,137 @@ def test_a_shipped_file_is_read_as_any_other(tmp_path):
         source = f"{trees.__path__[0]}/{name}.toml"
         shutil.copy(source, tmp_path)
         assert load(tmp_path / f"{name}.toml") == load(name)
+
+
+# --- several campaigns ---
+
+
+def same(one: Tree, other: Tree) -> None:
+    """In all that they hold, compared or not."""
+    for field in dataclasses.fields(Tree):
+        assert getattr(one, field.name) == getattr(other, field.name), field.name
+    for first, second in zip(one.questions, other.questions, strict=True):
+        for field in dataclasses.fields(Question):
+            assert getattr(first, field.name) == getattr(second, field.name), field.name
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("decals-dr5", "decals-dr12"), ("rings", "gz2", "desi"), NAMES[::-1]],
+    ids=["two", "three", "all"],
+)
+def test_laws_of_a_union(names):
+    trees = [load(name) for name in names]
+    whole = union(trees)
+    assert whole.name == "+".join(names)
+    assert whole.size == sum(tree.size for tree in trees)
+    assert whole.columns == whole.survey_columns == whole.families["survey"]
+    assert len(set(whole.columns)) == whole.size
+    assert next(iter(whole.families)) == "survey"
+    fractions = np.random.default_rng(0).random((3, whole.size)).astype(np.float32)
+    asked, questions, first = whole.asked(fractions), iter(whole.questions), 0
+    for tree in trees:
+        suffix = tree.suffix or f"-{tree.name}"
+        columns = part(whole, tree)
+        assert columns == slice(first, first + tree.size)
+        if tree.suffix:
+            assert whole.columns[columns] == tree.survey_columns
+        own = []
+        for question in tree.questions:
+            found = next(questions)
+            own.append(found.number - 1)
+            assert found.name == question.name + suffix
+            assert found.columns == slice(
+                first + question.columns.start, first + question.columns.stop
+            )
+            assert found.gates == tuple(first + gate for gate in question.gates)
+            for field in ("answers", "text", "phrases", "replaces"):
+                assert getattr(found, field) == getattr(question, field)
+        np.testing.assert_array_equal(asked[:, own], tree.asked(fractions[:, columns]))
+        first = columns.stop
+    assert next(questions, None) is None
+    same(whole, Tree.from_dict(json.loads(json.dumps(whole.to_dict()))))
+    assert pickle.loads(pickle.dumps(whole)) == whole
+
+
+def test_a_union_by_hand():
+    rings, dr5 = load("rings"), load("decals-dr5")
+    whole = union([dr5, rings])
+    assert whole.columns[:2] == (
+        "smooth-or-featured-dr5_smooth",
+        "smooth-or-featured-dr5_featured-or-disk",
+    )
+    assert whole.columns[34:] == ("ring-rings_yes", "ring-rings_no")
+    assert whole.described == tuple(f"{name}-dr5" for name in dr5.described)
+    # A tree that describes all of its questions names none.
+    assert rings.described == ()
+    assert union([rings, dr5]).described == ("ring-rings",)
+    assert part(union([rings, dr5]), dr5) == slice(2, 36)
+
+
+def test_one_campaign_is_its_own_union():
+    tree = load("gz2")
+    assert union([tree]) is tree
+    assert part(tree, load("gz2")) == slice(0, 37)
+
+
+def test_a_union_of_ones_own_tree(tmp_path):
+    own, moved = load_own(tmp_path, OWN), load_own(tmp_path, replaced('"own"', '"other"'))
+    whole = union([own, moved])
+    assert whole.name == "own+other"
+    assert [whole.columns[column] for column in (0, 8)] == ["kind-own_smooth", "kind-other_smooth"]
+    assert part(whole, moved) == slice(8, 16)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "trees: expected at least one, found nothing"),
+        (
+            ["desi", "gz2", "desi"],
+            "trees: expected a suffix of its own for each, found -desi for desi and for desi",
+        ),
+        (
+            ["decals-dr5", "dr5"],
+            "trees: expected a suffix of its own for each, found -dr5 for decals-dr5 and for dr5",
+        ),
+        (["desi+rings", "gz2"], "question '.*-desi.rings': name: expected letters and digits, .*"),
+    ],
+)
+def test_no_union(tmp_path, names, message):
+    def named(name):
+        if name in NAMES:
+            return load(name)
+        if "+" in name:
+            return union([load(each) for each in name.split("+")])
+        return load_own(tmp_path, replaced('"own"', f'"{name}"'))
+
+    with pytest.raises(UserError, match=f"^{message}$") as caught:
+        union([named(name) for name in names])
+    assert "\n" not in str(caught.value)
+
+
+def test_questions_of_a_union_have_names_of_their_own():
+    """With both suffixes, `-b` and `-a-b`, they would be called `q-a-b`."""
+    one, other = (
+        Tree.from_dict({"name": name, "questions": [{"name": q, "answers": ["yes", "no"]}]})
+        for name, q in (("b", "q-a"), ("a-b", "q"))
+    )
+    with pytest.raises(UserError, match=r"^questions: expected different names, found .'q-a-b', "):
+        union([one, other])
+
+
+def test_no_part(tmp_path):
+    own, dr5 = load_own(tmp_path, OWN), load("decals-dr5")
+    whole = union([own, dr5])
+    edited = [
+        load_own(tmp_path, replaced('"no", "yes", "cant-tell"', '"no", "yes", "unsure"')),
+        load_own(tmp_path, replaced('"kind_disk", "kind_smooth"', '"kind_disk"')),
+        load_own(tmp_path, replaced('"merging"', '"merger"')),
+    ]
+    for tree in (*edited, load("decals-dr8"), union([dr5, own])):
+        for of in (whole, dr5):
+            with pytest.raises(UserError) as caught:
+                part(of, tree)
+            expected = f"tree: expected one that is part of {of.name}, found {tree.name!r}"
+            assert str(caught.value) == expected

@@ -12,14 +12,16 @@ from gzjax import tree
 from gzjax.data.images import Framing, read_image
 from gzjax.describe import readable
 from gzjax.errors import UserError
+from gzjax.sky.crowd import VOLUNTEERS
 from gzjax.sky.store import Sky, draw_sky
 
 
 def draw_tiles(sky: Sky, captions: bool) -> list[np.ndarray]:
     """uint8[size, size, 3] for each galaxy, with or without what the crowd says of it."""
     tiles = []
-    for images, fractions in draw_sky(sky):
-        for image, words in zip(images, readable(fractions, sky.tree)["morphology"], strict=True):
+    for images, votes in draw_sky(sky):
+        said = readable(votes / VOLUNTEERS, sky.tree)["morphology"]
+        for image, words in zip(images, said, strict=True):
             tile = Image.fromarray(image)
             if captions:
                 text = "\n".join(textwrap.wrap(words, max(sky.size // 5, 1)))

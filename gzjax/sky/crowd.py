@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from gzjax.errors import UserError
 from gzjax.sky import population
@@ -38,8 +38,11 @@ ARM_COUNTS = (
     (0.01, 0.04, 0.05, 0.13, 0.52, 0.25),
     (0.03, 0.12, 0.05, 0.03, 0.07, 0.70),
 )
-# The answers to `bulge-shape`, a row for each value of `bulge_shape`.
+# The answers to `bulge-shape` and `edge-on-bulge`, a row for each value of `bulge_shape`.
 BULGE_SHAPES = ((0.84, 0.05, 0.11), (0.33, 0.57, 0.10), (0.14, 0.03, 0.83))
+# By `odd`: how disturbed a galaxy is, and how often it is called a merger.
+DISTURBANCE = (0.0, 0.15, 0.2, 0.9, 0.5, 0.35, 0.6, 0.1)
+CALLED_MERGER = (0.0, 0.01, 0.06, 0.12, 0.03, 0.08, 0.8, 0.01)
 
 
 class Seen(NamedTuple):
@@ -96,6 +99,15 @@ def opinions(latents: Latents) -> dict[tuple[str, ...], jax.Array]:
     spiral = -1.65 + 7.5 * see.arms - jnp.where(disk, 0.0, 1.0)
     odd = -2.1 + jnp.where(star, 1.2, 0.0) + unclear + striking
     size = _ordered(bulge, (-3.85, -1.5, 0.45), 0.55)
+    rounded = _ordered(1.0 - ratio, (0.195, 0.66), 0.06)
+    # Tidal debris is fainter than what else is odd.
+    odd_seen = latents.odd_strength * (0.4 + 0.6 * see.details)
+    disturbance = odd_seen * jnp.asarray(DISTURBANCE)[latents.odd]
+    debris = _yes_or_no((disturbance - 0.5) / 0.1)
+    merger = 0.015 + odd_seen * jnp.asarray(CALLED_MERGER)[latents.odd]
+    merging = jnp.append((1.0 - merger) * _ordered(disturbance, (0.3, 0.7), 0.1), merger)
+    torn = jnp.outer(debris, jnp.stack([merger, 1.0 - merger])).ravel()
+    ring = -3.2 + 6.5 * odd_seen * (latents.odd == population.RING)
     return {
         ("smooth-or-featured", "smooth", "featured-or-disk", "artifact"): kind,
         ("disk-edge-on", "yes", "no"): _yes_or_no(edge_on),
@@ -103,11 +115,26 @@ def opinions(latents: Latents) -> dict[tuple[str, ...], jax.Array]:
         ("has-spiral-arms", "yes", "no"): _yes_or_no(spiral),
         ("bulge-size", "no", "just-noticeable", "obvious", "dominant"): size,
         ("something-odd", "yes", "no"): _yes_or_no(odd),
-        ("how-rounded", "round", "in-between", "cigar"): _ordered(1.0 - ratio, (0.195, 0.66), 0.06),
+        ("how-rounded", "round", "in-between", "cigar"): rounded,
         ("odd-feature", *ODD_FEATURES): odd_feature,
         ("bulge-shape", "round", "boxy", "no-bulge"): bulge_shape,
         ("spiral-winding", "tight", "medium", "loose"): _ordered(pitch, (2.76, 3.25), 0.19),
         ("spiral-arm-count", "1", "2", "3", "4", "more-than-4", "cant-tell"): count,
+        # What later trees ask in other words, of the same truth: the answers that two trees share
+        # have the same probability where they mean the same.
+        ("bar", "no", "weak", "strong"): _ordered(see.bar, (2.3 / 6.0, 0.62), 1.0 / 6.0),
+        ("bulge-size", "none", "small", "moderate", "large", "dominant"): _ordered(
+            bulge, (-3.85, -2.0, -0.7, 0.45), 0.55
+        ),
+        ("bulge-size", "none", "obvious", "dominant"): _ordered(bulge, (-2.6, 0.45), 0.55),
+        ("how-rounded", "round", "in-between", "cigar-shaped"): rounded,
+        ("how-rounded", "completely", "in-between", "cigar-shaped"): rounded,
+        ("edge-on-bulge", "rounded", "boxy", "none"): bulge_shape,
+        # Whoever cannot tell has to guess.
+        ("spiral-arm-count", "1", "2", "3", "4", "more-than-4"): count[:5] / jnp.sum(count[:5]),
+        ("merging", "none", "minor-disturbance", "major-disturbance", "merger"): merging,
+        ("merging", "both", "tidal-debris", "merger", "neither"): torn,
+        ("ring", "yes", "no"): _yes_or_no(ring),
     }
 
 
@@ -142,12 +169,17 @@ def expected_fractions(latents: Latents, tree: Tree) -> Float[Array, " answers"]
 
 def vote(
     key: jax.Array, latents: Latents, tree: Tree, volunteers: int = VOLUNTEERS
-) -> Float[Array, " answers"]:
+) -> Float32[Array, " answers"]:
     """Lets a crowd vote on one galaxy: every volunteer walks the tree alone.
 
-    A vote fraction is the fraction of all volunteers who reached the question and chose the answer.
-    It equals the product of the fractions along the way that the challenge publishes, as whoever
-    gives an answer is asked the question it leads to.
+    Whoever gives an answer is asked the questions it leads to, so the votes of a question sum to
+    those of its gates; those of a question that is always asked, to `volunteers`.
+
+    Returns:
+      float32[answers]: how many of the volunteers reached the question and gave the answer.
+
+    Raises:
+      UserError: the tree has questions that the crowd cannot answer.
     """
     opinions = jnp.log(expected_conditional(latents, tree)) + jax.random.gumbel(
         key, (volunteers, tree.size), jnp.float32
@@ -158,7 +190,7 @@ def vote(
         asked = chosen[:, question.gates].any(axis=1, keepdims=True) if question.gates else True
         walks = (answer == np.arange(len(question.answers))) & asked
         chosen = chosen.at[:, question.columns].set(walks)
-    return jnp.mean(chosen, axis=0, dtype=jnp.float32)
+    return jnp.sum(chosen, axis=0, dtype=jnp.float32)
 
 
 def _features(latents: Latents, see: Seen) -> jax.Array:

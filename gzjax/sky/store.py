@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float32, UInt8
 
 from gzjax.errors import UserError
 from gzjax.files import replacing
@@ -75,8 +75,8 @@ class Pictures:
 
 def draw(
     seed: ArrayLike, index: ArrayLike, tree: Tree, size: int, field: ArrayLike = 1.0
-) -> tuple[Latents, UInt8[Array, "{size} {size} 3"], Float[Array, " answers"]]:
-    """One galaxy of a sky: its truth, its picture, its votes."""
+) -> tuple[Latents, UInt8[Array, "{size} {size} 3"], Float32[Array, " answers"]]:
+    """One galaxy of a sky: its truth, its picture, its votes; see `crowd.vote`."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), index)
     truth, crowd = jax.random.split(key)
     latents = sample(truth)
@@ -93,7 +93,7 @@ def _draw_chunk(seed, indices, tree, size, field):
 def draw_sky(
     sky: Sky,
 ) -> Iterator[tuple[UInt8[np.ndarray, "n size size 3"], Float32[np.ndarray, "n answers"]]]:
-    """Draws a sky in order, a chunk at a time: images and vote fractions.
+    """Draws a sky in order, a chunk at a time: images, and votes as counts; see `crowd.vote`.
 
     Always on the CPU, so that a sky does not depend on the accelerator beside it.
     """
@@ -105,8 +105,8 @@ def draw_sky(
         with jax.default_device(cpu):
             indices = jnp.arange(first, first + CHUNK, dtype=jnp.uint32)
             chunk = _draw_chunk(jnp.uint32(sky.seed), indices, sky.tree, sky.size, sky.field)
-        images, fractions = (np.asarray(array)[: sky.galaxies - first] for array in chunk)
-        yield images, fractions
+        images, votes = (np.asarray(array)[: sky.galaxies - first] for array in chunk)
+        yield images, votes
 
 
 def load_sky(
@@ -121,6 +121,7 @@ def load_sky(
 ) -> tuple[Pictures | UInt8[np.ndarray, "n size size 3"], Float32[np.ndarray, "n answers"]]:
     """The first galaxies of a sky, from the cache; drawn and cached if they are not there yet.
 
+    Their votes are whole numbers: how many of `crowd.VOLUNTEERS` gave each answer.
     Without a `cache`, a folder, such as for a user without a home, it is drawn each time.
     `progress` is called with (galaxies drawn, galaxies) while drawing; for the rest see `Sky`.
 
@@ -131,38 +132,36 @@ def load_sky(
     sky = Sky(tree, galaxies, seed, size, field)
     if cache is None:
         return _draw_all(sky, progress)
-    images_file, fractions_file = (
-        cache / f"{sky.name}.{kind}.npy" for kind in ("images", "fractions")
-    )
+    images_file, votes_file = (cache / f"{sky.name}.{kind}.npy" for kind in ("images", "votes"))
     if not (
         _holds(images_file, (galaxies, size, size, 3), np.uint8)
-        and _holds(fractions_file, (galaxies, tree.size), np.float32)
+        and _holds(votes_file, (galaxies, tree.size), np.float32)
     ):
-        images, fractions = _draw_all(sky, progress)
+        images, votes = _draw_all(sky, progress)
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            for file, array in ((fractions_file, fractions), (images_file, images)):
+            for file, array in ((votes_file, votes), (images_file, images)):
                 with replacing(file) as unfinished, unfinished.open("wb") as stream:
                     np.save(stream, array)
         except OSError as error:
             raise UserError(
                 f"{cache}: expected a folder to keep the synthetic sky in, found: {error}"
             ) from error
-    return Pictures(images_file), np.load(fractions_file)
+    return Pictures(images_file), np.load(votes_file)
 
 
 def _draw_all(
     sky: Sky, progress: Callable[[int, int], None] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     images = np.empty((sky.galaxies, sky.size, sky.size, 3), np.uint8)
-    fractions = np.empty((sky.galaxies, sky.tree.size), np.float32)
+    votes = np.empty((sky.galaxies, sky.tree.size), np.float32)
     done = 0
-    for some_images, some_fractions in draw_sky(sky):
+    for some_images, some_votes in draw_sky(sky):
         first, done = done, done + len(some_images)
-        images[first:done], fractions[first:done] = some_images, some_fractions
+        images[first:done], votes[first:done] = some_images, some_votes
         if progress is not None:
             progress(done, sky.galaxies)
-    return images, fractions
+    return images, votes
 
 
 def _holds(file: Path, shape: tuple[int, ...], dtype: type) -> bool:

@@ -18,7 +18,10 @@ Without `asked_after` a question is always asked. Everything else is optional; t
 beside this one, show it. `phrases`, `replaces` and `described` are for descriptions in words, see
 `gzjax.describe`. `[columns]` says how catalogues name the answers: for each family of names a
 pattern such as `{question}_{answer}`, the default, or a list of all names, with "" for answers that
-the family lacks. The first family names the columns of tables of vote fractions.
+the family lacks. The first family names the columns of tables of vote fractions. The family
+`survey` has names such as `bar-dr5_yes`; its suffix, `-dr5`, stands for the campaign.
+
+The trees of several campaigns are one tree, too: their `union`.
 """
 
 import dataclasses
@@ -102,6 +105,34 @@ class Tree:
         return np.eye(len(self.questions), dtype=np.float32)[self.question_of]
 
     @functools.cached_property
+    def suffix(self) -> str:
+        """What survey tables put behind a question's name, such as `-dr5`; "" if nothing."""
+        found = set()
+        for name, question, answer in self._survey:
+            if name is not None:
+                match = re.fullmatch(f"{re.escape(question)}(.*)_{re.escape(answer)}", name)
+                found.add(match[1] if match else "")
+        suffix = found.pop() if len(found) == 1 else ""
+        return suffix if re.fullmatch("(-[A-Za-z0-9]+)+", suffix) else ""
+
+    @functools.cached_property
+    def survey_columns(self) -> tuple[str, ...]:
+        """What survey tables call each answer, such as `bar-dr5_strong`.
+
+        As the family `survey` has it; where that lacks a name, made in the same way.
+        """
+        return tuple(
+            name or f"{question}{self.suffix}_{answer}" for name, question, answer in self._survey
+        )
+
+    @property
+    def _survey(self) -> list[tuple[str | None, str, str]]:
+        """For each answer: its name in the family `survey`, its question, itself."""
+        names = self.families.get("survey", [None] * self.size)
+        answers = [(each.name, answer) for each in self.questions for answer in each.answers]
+        return [(name, *answer) for name, answer in zip(names, answers, strict=True)]
+
+    @functools.cached_property
     def by_depth(self) -> tuple[Question, ...]:
         """The questions in such an order that each comes after those of its gates."""
         ordered: list[Question] = []
@@ -162,7 +193,8 @@ class Tree:
           UserError: a tree that makes no sense: which question, what was expected.
         """
         table = _read(content, _TREE)
-        _slug("name", table["name"])
+        for name in table["name"].split("+"):  # of a union
+            _slug("name", name)
         tables = [_read_question(*each) for each in enumerate(table["questions"], 1)]
         if not tables:
             raise _wrong("questions", "at least one", tables)
@@ -210,6 +242,74 @@ def load(name: str | Path) -> Tree:
         except (ValueError, RecursionError) as error:
             raise UserError(f"expected TOML in UTF-8, found: {error}") from error
         return Tree.from_dict(content)
+
+
+def union(trees: Sequence[Tree]) -> Tree:
+    """The trees of several campaigns as one, in their order; a single one as it is.
+
+    Each question has the suffix of its campaign, `bar-dr5`, or the name of a tree that has none,
+    `bar-desi`; so its only family, `survey`, has columns such as `bar-dr5_strong`. A description in
+    words takes the questions of the first tree.
+
+    Raises:
+      UserError: no tree, or two whose questions would be called the same.
+    """
+    if len(trees) == 1:
+        return trees[0]
+    if not trees:
+        raise _wrong("trees", "at least one", trees)
+    for one, other in itertools.combinations(trees, 2):
+        if _campaign(one) == _campaign(other):
+            found = f"{_campaign(one)} for {one.name} and for {other.name}"
+            raise UserError(f"trees: expected a suffix of its own for each, found {found}")
+    members = [
+        dataclasses.replace(
+            tree,
+            questions=tuple(
+                dataclasses.replace(question, name=question.name + _campaign(tree))
+                for question in tree.questions
+            ),
+        )
+        for tree in trees
+    ]
+    first = trees[0].described or [question.name for question in trees[0].questions]
+    return Tree.from_dict(
+        {
+            "name": "+".join(tree.name for tree in trees),
+            "described": [name + _campaign(trees[0]) for name in first],
+            "questions": [each for tree in members for each in tree.to_dict()["questions"]],
+        }
+    )
+
+
+def part(whole: Tree, tree: Tree) -> slice:
+    """The columns of a tree's answers within a union; all of them if it is that tree itself.
+
+    Raises:
+      UserError: the union has no such questions.
+    """
+    if tree == whole:
+        return slice(0, whole.size)
+    for position, question in enumerate(whole.questions):
+        place = slice(question.first, question.first + tree.size)
+        moved = tuple(
+            dataclasses.replace(
+                each,
+                number=each.number + position,
+                name=each.name + _campaign(tree),
+                first=each.first + place.start,
+                gates=tuple(gate + place.start for gate in each.gates),
+            )
+            for each in tree.questions
+        )
+        if whole.questions[position:][: len(moved)] == moved:
+            return place
+    raise _wrong("tree", f"one that is part of {whole.name}", tree.name)
+
+
+def _campaign(tree: Tree) -> str:
+    """What tells its questions from those of other campaigns."""
+    return tree.suffix or f"-{tree.name}"
 
 
 # What the keys of a tree and of a question hold; a tuple stands for a list of texts.
