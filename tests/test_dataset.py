@@ -101,7 +101,7 @@ def test_a_folder_gives_galaxies_with_their_own_votes(folder, crowd):
     np.testing.assert_array_equal(batch["row"], rows)
     np.testing.assert_array_equal(batch["image"][:, 3, 4, 1], rows)
     assert batch["image"].shape == (2, 17, 17, 3)
-    np.testing.assert_array_equal(batch["fractions"], crowd[rows % 64].astype(np.float32))
+    np.testing.assert_array_equal(batch["fractions"], (40 * crowd[rows % 64]).astype(np.float32))
 
 
 def test_decode_finds_what_the_header_does_not_tell(folder, tmp_path):

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Float64
 from gzjax.data import catalogue, packs
 from gzjax.data.batches import Source
 from gzjax.data.images import Framing, ImageFiles, Images
+from gzjax.data.parquet import ParquetImages
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 
@@ -36,6 +37,7 @@ class Data(NamedTuple):
     tree: of the answers.
     framing: of the images.
     canvases: all images in the memory of every device, if they are held there.
+    about: what was found in the tables, in one line.
     """
 
     ids: tuple[str, ...]
@@ -47,6 +49,7 @@ class Data(NamedTuple):
     tree: Tree
     framing: Framing
     canvases: jax.Array | None = None
+    about: str = ""
 
     def source(self, split: str) -> Source:
         """Batches of one split."""
@@ -97,20 +100,33 @@ def from_folder(
     framing: Framing,
     split: Split,
     decode: bool = False,
+    votes_per_galaxy: float = 40.0,
+    kind: str = "auto",
 ) -> Data:
-    """Real galaxies: a table beside a folder of images; see `catalogue.read_catalogue`.
+    """Real galaxies: tables, and images beside or inside them; see `catalogue.read_catalogue`.
 
     Raises:
       UserError: something is wrong with them, or they are too few to be split.
     """
-    galaxies, left_out = catalogue.read_catalogue(
-        root, tree=tree, table=table, images=images, decode=decode
+    galaxies, left_out, embedded, about = catalogue.read_catalogue(
+        root,
+        tree=tree,
+        table=table,
+        images=images,
+        decode=decode,
+        votes_per_galaxy=votes_per_galaxy,
+        kind=kind,
     )
     ids = tuple(map(str, galaxies.index))
-    files = ImageFiles(galaxies["file"].tolist(), framing)
-    fractions = galaxies[list(tree.columns)].to_numpy(np.float32)
+    files: Images
+    if embedded is None:
+        files = ImageFiles(galaxies["file"].tolist(), framing)
+    else:
+        files = ParquetImages(embedded, framing)
+    votes = galaxies[list(tree.columns)].to_numpy(np.float32)
     splits = _split(ids, split, str(root))
-    return Data(ids, files, fractions, splits, left_out, "real galaxies", tree, framing)
+    data = Data(ids, files, votes, splits, left_out, "real galaxies", tree, framing)
+    return data._replace(about=about)
 
 
 def from_sky(

@@ -7,6 +7,7 @@ the devices hold have classes of their own.
 """
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,11 @@ class Images(Protocol):
     def __getitem__(self, position: int) -> np.ndarray: ...
 
 
-def read_image(file: str | os.PathLike[str], framing: Framing) -> UInt8[np.ndarray, "n n 3"]:
+# A path, or what such a file holds.
+Encoded = str | os.PathLike[str] | bytes
+
+
+def read_image(file: Encoded, framing: Framing) -> UInt8[np.ndarray, "n n 3"]:
     """Decodes an image, cuts out its centre and rescales that to the canvas, antialiased.
 
     A JPEG much larger than the canvas is decoded at a half, a quarter or an eighth of its size,
@@ -73,7 +78,7 @@ def read_image(file: str | os.PathLike[str], framing: Framing) -> UInt8[np.ndarr
         return frame(image, framing)
 
 
-def check_image(file: str | os.PathLike[str], decode: bool = False) -> str:
+def check_image(file: Encoded, decode: bool = False) -> str:
     """Why an image cannot be used; an empty string if nothing is wrong.
 
     Always reads the header and, of a JPEG, the end-of-image marker that a truncated file lacks;
@@ -101,9 +106,9 @@ def fault_text(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _opened(file: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _opened(file: Encoded) -> Iterator[Image.Image]:
     """An image of which all is known to be usable but its pixels."""
-    with open(file, "rb") as stream:
+    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
         try:
             image = Image.open(stream, formats=FORMATS)
         except UnidentifiedImageError:
