@@ -80,7 +80,7 @@ def read(
     rows = Rows(paths, header, [*filter(None, columns.answers), *columns.totals.values()])
     kind = columns.kind
     values = rows.numbers(columns.answers, 1 if kind in tally.FRACTIONS else np.inf)
-    if columns.bare and tally.looks_cumulative(values, tree):
+    if columns.bare and tally.looks_cumulative(values):
         kind, values = "cumulative", rows.numbers(columns.answers, 1)
     counted = rows.numbers(columns.totals.values(), np.inf)
     totals = dict(zip(columns.totals, counted.T, strict=True))
@@ -106,8 +106,8 @@ def read(
             f"{paths[int(rows.file[row])]}: {broken.any(axis=1).sum()} of {some} rows break the "
             f"decision tree {tree.name}, the worst is GalaxyID {rows.ids[row]}: the answers of "
             f"question {question.number} ({question.name}) {faults.said(row, position)}"
-            + advice
-            * (tree.name == "gz2" and kind == "cumulative")
+            + advice * (tree.name == "gz2" and kind == columns.kind == "cumulative")
+            + ", of cumulative fractions, which these numbers seem to be" * (kind != columns.kind)
         )
     kept, lost = np.flatnonzero(reasons == ""), np.flatnonzero(reasons != "")
     places = rows.files or (rows.embedded.names if rows.embedded else [""] * len(votes))
