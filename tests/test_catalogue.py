@@ -202,6 +202,48 @@ def cut(file):
     file.write_bytes(content[: len(content) // 2])
 
 
+def test_a_table_may_name_the_files_of_the_images(challenge, crowd):
+    many(challenge, crowd)
+    (challenge / IMAGES).rename(challenge / "elsewhere")
+    rewrite(
+        challenge, lambda t: t.assign(file=[f"elsewhere/{galaxy}.jpg" for galaxy in t.GalaxyID])
+    )
+    (challenge / "elsewhere" / "105.jpg").unlink()
+    draw_image(challenge / "elsewhere" / "x.jpg")  # nobody looks for others
+    found = read(challenge)
+    assert found.galaxies["file"].iloc[1] == str(challenge / "elsewhere" / "101.jpg")
+    assert found.left_out.to_numpy().tolist() == [
+        ["105", str(challenge / "elsewhere" / "105.jpg"), "row without image"]
+    ]
+    rewrite(challenge, lambda t: t.assign(file=t.file.where(t.GalaxyID != "107")))
+    assert read(challenge).left_out["GalaxyID"].tolist() == ["105", "107"]
+    rewrite(challenge, lambda t: t.assign(file="gone.jpg"))
+    with pytest.raises(UserError, match=f"{IMAGES}: no such folder"):
+        read(challenge)
+    assert len(read(challenge, images="elsewhere").galaxies) == 199
+
+
+def test_rows_that_the_table_loses_are_listed_and_their_images_are_not_extra(challenge, crowd):
+    many(challenge, crowd)
+    rows = np.concatenate([crowd] * 4)[:200]
+    rows[7, :2] = 0.5, 0.9
+    rows[9] = 0
+    write_table(challenge / TABLE, rows)
+    found = read(challenge)
+    assert len(found.galaxies) == 198
+    assert found.left_out["GalaxyID"].tolist() == ["107", "109"]
+    reasons = found.left_out["reason"].tolist()
+    assert reasons[0].startswith("breaks the gate of smooth-or-featured: its answers sum to 1.")
+    assert reasons[1] == "row without votes"
+
+
+def test_nominal_votes_and_the_kind_are_asked_for(challenge, crowd):
+    galaxies = read(challenge, votes_per_galaxy=10.0, kind="cumulative").galaxies
+    np.testing.assert_allclose(galaxies[COLUMNS], 10 * crowd, atol=1e-5)
+    with pytest.raises(UserError, match="expected the columns of at least one whole question"):
+        read(challenge, kind="weights")
+
+
 def test_an_image_without_row_is_listed_and_costs_nothing(challenge):
     for name in ("x1", "x2", "x3"):
         draw_image(challenge / IMAGES / f"{name}.png")
@@ -318,7 +360,7 @@ def test_the_splits_of_a_seed_stay_what_they_were():
     assert found["test"] == [1, 15]
 
 
-def test_the_fingerprint_changes_with_every_galaxy_fraction_and_the_tree():
+def test_the_fingerprint_changes_with_every_galaxy_vote_and_the_tree():
     fractions = np.arange(10, dtype=np.float32).reshape(2, 5) / 10
     ids, tree = ("a", "b"), small_tree()
     one = catalogue.fingerprint(ids, fractions, tree)
@@ -335,6 +377,14 @@ def test_the_fingerprint_changes_with_every_galaxy_fraction_and_the_tree():
         catalogue.fingerprint(ids, fractions, small_tree(name="other")),
     }
     assert len(others | {one}) == 8
+    unknown = fractions.copy()
+    unknown[1, 3:] = np.nan
+    other_bits = unknown.copy()
+    other_bits.view(np.uint32)[1, 3] ^= 0x80000001  # another NaN
+    assert np.isnan(other_bits[1, 3])
+    found = {catalogue.fingerprint(ids, each, tree) for each in (unknown, other_bits)}
+    assert len(found) == 1
+    assert found != {one}
 
 
 @pytest.mark.parametrize("name", ["7", "é", "NGC 224", "a:b"])
