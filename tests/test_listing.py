@@ -74,16 +74,19 @@ def test_tables_name_galaxies(folder, suffix, name):
     save = table.to_parquet if suffix == "parquet" else table.to_csv
     save(path, index=False)
     assert list_images(path).ids == ["587722981742084096", "9"]
-    table.insert(0, "path", "other")  # the first name of each list counts
-    table.insert(0, "dr7objid", ["a", "b"]) if name != "dr7objid" else None
+    table.insert(0, "image", "other")  # the first name of each list counts
+    table.insert(0, "id", ["a", "b"]) if name != "id" else None
     save(path, index=False)
     assert list_images(path).ids == ["587722981742084096", "9"]
     assert list_images(path).files == [str(folder / "2.jpg"), str(folder / "3.jpeg")]
 
 
 def test_of_several_columns_the_most_telling_counts(folder):
-    ids = {name: [name] for name in ("dr7objid", "objid", "id", "id_str", "GalaxyID")}
-    files = {name: [name] for name in ("image", "path", "filename", "file_loc", "file")}
+    ids = {name: [name] for name in ("id", "dr7objid", "objid", "iauname", "id_str", "GalaxyID")}
+    files = {
+        name: [name] for name in ("image", "image_path", "filename", "path", "file", "file_loc")
+    }
+    assert list_images(pd.DataFrame({"ID": ["7"], "File": ["a.jpg"]})).ids == ["7"]
     while ids:
         assert list_images(pd.DataFrame(ids | files)).ids == [[*ids][-1]]
         assert list_images(pd.DataFrame(ids | files)).files == [[*files][-1]]
@@ -153,7 +156,10 @@ def test_arrays_are_numbered_and_framed_as_files_are(tmp_path):
         (["a\n.jpg"], "expected a name in UTF-8, without control characters"),
         (pd.DataFrame({"file": ["a\n.jpg"], "id": [1]}), "expected a name in UTF-8, without"),
         (b"images", "row 1, file: expected text, found int"),
-        (pd.DataFrame({"ra": [1]}), "expected a column of files, named one of file, .*; found ra"),
+        (
+            pd.DataFrame({"ra": [1]}),
+            "expected a column of files, named one of file_l.*; found ra",
+        ),
         (pd.DataFrame({"file": ["a.jpg"], "id": [[1, 2]]}), "row 1, id: expected text or a whole"),
     ],
 )
@@ -249,7 +255,7 @@ def test_a_pack_is_listed_by_its_ids_whatever_its_tree(tmp_path, crowd):
     data = Data(
         ids=("d", "c", "b", "a"),
         images=pixels,
-        fractions=crowd[:4].astype(np.float32),
+        votes=crowd[:4].astype(np.float32),
         splits={},
         left_out=pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS),
         label="",

@@ -79,7 +79,7 @@ def test_extra_galaxies_are_trained_on_alone_and_held_out_ones_are_not(world):
         np.testing.assert_array_equal(data.images[row], plain.images[number])
         np.testing.assert_allclose(data.votes[row, :5], plain.votes[number, :5])
         assert np.isnan(data.votes[row, 5:]).all() == (row >= 48)
-    assert str(data.images.file(48)).startswith(str(world.parent / "extra"))
+    assert str(data.images.place(48)).startswith(str(world.parent / "extra"))
 
 
 def test_fewer_training_galaxies_are_fewer_of_the_scored_catalogue(world):
@@ -120,16 +120,17 @@ def test_parts_of_a_source_are_shared_by_processes():
 
 
 def test_joined_images_are_those_of_their_parts():
-    one, two = (np.full((4, 2, 2, 3), value, np.uint8) + np.arange(4)[:, None, None, None].astype(np.uint8)
-                for value in (10, 20))  # fmt: skip
+    ramp = np.arange(4, dtype=np.uint8)[:, None, None, None] + np.zeros((4, 2, 2, 3), np.uint8)
+    one, two = ramp + 10, ramp + 20
     joined = JoinedImages([(one, np.array([3, 0])), (two, np.array([], int)), (two, np.array([1]))])
     assert joined.shape == (3, 2, 2, 3)
     assert [int(joined[row].min()) for row in range(len(joined))] == [13, 10, 21]
-    assert joined.file(0) == ""
+    assert joined.place(0) == ""
 
 
 def test_a_run_with_extra_galaxies_is_scored_on_the_root_and_resumes(world, tmp_path):
     options = {"data__extra": str(world.parent / "extra"), "epochs": 1}
+    options |= {"optim__schedule": "constant", "optim__warmup": 0.0}
     gzjax.train(tiny.config(world, **options), tmp_path / "run")
     more = gzjax.train(tiny.config(world, **options | {"epochs": 2}), tmp_path / "run")
     result = json.loads((tmp_path / "run" / "evaluate_test.json").read_text())
@@ -203,7 +204,7 @@ def test_wrong_catalogues_are_named(world, catalogues, message):
 
 
 def test_a_missing_extra_folder_is_named(world):
-    with pytest.raises(UserError, match="^--config.data.extra: .*nowhere: no such folder"):
+    with pytest.raises(UserError, match=r"^--config\.data\.extra: .*nowhere: no such folder"):
         data_of(world, data__extra="nowhere")
 
 

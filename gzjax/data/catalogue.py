@@ -1,143 +1,50 @@
 """Catalogues: which galaxies there are, what the crowd said of them, and which are held out.
 
 A catalogue is a DataFrame with one row a galaxy, indexed by GalaxyID, with the tree's columns of
-cumulative vote fractions and `file`. Whatever is skipped is counted and listed with its reason,
-never silently.
+votes and `file`. Whatever is skipped is counted and listed with its reason, never silently.
 """
 
 import collections
+import glob
 import hashlib
 import json
+import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet
 from jaxtyping import Float32
 
-from gzjax.data.images import check_image, find_files
-from gzjax.errors import UserError, one_line
+from gzjax.data import tables
+from gzjax.data.images import Encoded, Framing, Unusable, check_image, fault_text, find_files
+from gzjax.data.parquet import NO_IMAGE, Cells, ParquetImages
+from gzjax.data.rows import any_there
+from gzjax.data.tables import CHALLENGE_TABLE as CHALLENGE_TABLE
+from gzjax.data.tables import LEFT_OUT_COLUMNS as LEFT_OUT_COLUMNS
+from gzjax.data.tables import MOST_LEFT_OUT as MOST_LEFT_OUT
+from gzjax.errors import UserError
 from gzjax.tree import Tree
 
-CHALLENGE_TABLE = "training_solutions_rev1.csv"
 CHALLENGE_IMAGES = "images_training_rev1"
-
-# The challenge's first table broke the tree's gates; the table of the second release holds them
-# to 2e-6. Between them lies room for tables rounded to three digits.
-GATE_TOLERANCE = 0.02
-# More images missing or broken than this part of the catalogue is a mistake, not bad luck.
-MOST_LEFT_OUT = 0.01
-LEFT_OUT_COLUMNS = ["GalaxyID", "file", "reason"]
 
 
 class Catalogue(NamedTuple):
-    """The galaxies of a run, and those that are skipped (columns GalaxyID, file, reason)."""
+    """The galaxies of a run, and those that are skipped.
+
+    galaxies: indexed by GalaxyID: votes in the tree's columns, and `file`, where the image is.
+    left_out: GalaxyID, file and reason of the others.
+    embedded: the images, if they are inside the tables.
+    about: what was found in the tables, in one line.
+    """
 
     galaxies: pd.DataFrame
     left_out: pd.DataFrame
-
-
-def read_table(path: Path, tree: Tree) -> pd.DataFrame:
-    """Reads and checks a table of cumulative vote fractions.
-
-    Its columns are GalaxyID and the tree's, in any order; others are ignored.
-
-    Returns:
-      float32 columns in the tree's order, indexed by GalaxyID.
-
-    Raises:
-      UserError: no such file, a column missing, a GalaxyID twice, something that is no number, or
-        lies outside [0, 1], or breaks a gate.
-    """
-    wanted = ("GalaxyID", *tree.columns)
-    table, _ = read_columns(
-        path,
-        wanted,
-        dtype={"GalaxyID": str},
-        skip_blank_lines=False,  # they count, too, when a line is named
-        low_memory=False,
-    )
-    table = table.dropna(how="all")
-    missing = [column for column in wanted if column not in table.columns]
-    if missing:
-        raise UserError(
-            f"{path}: expected the columns GalaxyID, {tree.columns[0]} ... {tree.columns[-1]}; "
-            f"{len(missing)} missing: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}"
-        )
-    if table.empty:
-        raise UserError(f"{path}: expected at least one galaxy, found none")
-    table["GalaxyID"] = table["GalaxyID"].map(str, na_action="ignore")  # numbers, in Parquet
-    lines = table.index.to_numpy() + 2  # the header is line 1
-    nameless = table["GalaxyID"].isna().to_numpy()
-    if nameless.any():
-        raise UserError(f"{path}: line {lines[nameless][0]} has no GalaxyID")
-    twice = table["GalaxyID"].duplicated().to_numpy()
-    if twice.any():
-        raise UserError(
-            f"{path}: GalaxyID {table['GalaxyID'][twice].iloc[0]} is there twice (again in line "
-            f"{lines[twice][0]}); {twice.sum()} such in all"
-        )
-    fractions = table.set_index("GalaxyID")[list(tree.columns)]
-    numbers = fractions.apply(pd.to_numeric, errors="coerce").astype(np.float32)
-    wrong = (~numbers.ge(0) | ~numbers.le(1)).to_numpy()
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise UserError(
-            f"{path}: line {lines[row]}, {tree.columns[column]}: expected a number in [0, 1], "
-            f"found {one_line(fractions.iloc[row, column])}; {wrong.sum()} such in all"
-        )
-    check_gates(numbers, path, tree)
-    return numbers
-
-
-def read_columns(
-    path: Path, wanted: Sequence[str], **options: Any
-) -> tuple[pd.DataFrame, list[str]]:
-    """Those of the wanted columns that a CSV or Parquet table has, and the names of all of them.
-
-    CSV tables may be compressed; `options` are those of `pandas.read_csv`.
-
-    Raises:
-      UserError: no such file, or one that is not readable.
-    """
-    try:
-        if path.suffix.lower() == ".parquet":
-            names = pyarrow.parquet.read_schema(path).names
-            there = [name for name in names if name in wanted]
-            return pd.read_parquet(path, columns=there), names
-        options["index_col"] = False  # a comma at the end of each line would shift the columns
-        names = list(pd.read_csv(path, nrows=0, **options).columns)
-        return pd.read_csv(path, usecols=lambda name: name in wanted, **options), names
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a table") from None
-    except Exception as error:  # pandas, pyarrow and the decompressors raise many kinds
-        raise UserError(f"{path}: not readable as a table: {one_line(error)}") from error
-
-
-def check_gates(fractions: pd.DataFrame, path: Path, tree: Tree) -> None:
-    """Checks that every question's answers sum to the part of the crowd that was asked it.
-
-    Raises:
-      UserError: a row that breaks a gate by more than rounding explains.
-    """
-    values = fractions.to_numpy(np.float64)
-    sums, asked = values @ tree.membership, tree.asked(values)
-    broken = np.abs(sums - asked)
-    if broken.max() > GATE_TOLERANCE:
-        rows = (broken > GATE_TOLERANCE).any(axis=1)
-        row, position = np.unravel_index(broken.argmax(), broken.shape)
-        question = tree.questions[position]
-        advice = "The challenge's first, withdrawn table does so; use " + CHALLENGE_TABLE
-        raise UserError(
-            f"{path}: {rows.sum()} of {len(values)} rows break the decision tree {tree.name}, the "
-            f"worst is GalaxyID {fractions.index[row]}: the answers of question {question.number} "
-            f"({question.name}) sum to {sums[row, position]:.3f}, expected "
-            f"{asked[row, position]:.3f}" + f". {advice}" * (tree.name == "gz2")
-        )
+    embedded: Cells | None
+    about: str
 
 
 def check_name(name: str) -> str:
@@ -181,20 +88,33 @@ def by_galaxy(
 
 
 def read_catalogue(
-    root: Path, *, tree: Tree, table: str, images: str, decode: bool = False
+    root: Path,
+    *,
+    tree: Tree,
+    table: str,
+    images: str,
+    decode: bool = False,
+    votes_per_galaxy: float = 40.0,
+    kind: str = "auto",
 ) -> Catalogue:
-    """Reads a folder in the challenge's layout, or in that of the original student project.
+    """Reads the tables of a folder, and finds the images.
+
+    These are where the table's column of files says, if one of the first hundred is there; or
+    inside the table, a Parquet file; or else in a folder, named by GalaxyID.
 
     Args:
-      root: holds `table` and the folder `images`; or, where it has no `table`, the tables
-        `Class1.x.csv` with a folder `Class1.x` of images beside each.
+      root: holds `table` and the folder `images`. Where it has no `table` of the challenge's name:
+        the tables `Class1.x.csv` with a folder `Class1.x` of images beside each; or else all
+        Parquet files in it and up to two folders down, such as the shards of one dataset.
       tree: of the table's columns.
-      table: name of the table within `root`.
+      table: name of the table within `root`, or a pattern that fits several.
       images: name of the folder of images within `root`.
       decode: decode every image once to check it, instead of its header alone.
+      votes_per_galaxy: how many volunteers there were, where only fractions tell.
+      kind: of votes; see `tables.read`.
 
     Returns:
-      The galaxies that have both a row and a good image, in the order of their table, and a list
+      The galaxies that have both votes and a good image, in the order of their table, and a list
       of everything else.
 
     Raises:
@@ -203,43 +123,79 @@ def read_catalogue(
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected the table and the images of galaxies")
-    student_tables = sorted(root.glob("Class1.*.csv"))
-    if (root / table).exists() or not student_tables or table != CHALLENGE_TABLE:
-        pairs = [(root / table, root / images)]
+    paths, folders = _find_tables(root, table, images)
+    found = tables.read(paths, tree, votes_per_galaxy=votes_per_galaxy, kind=kind)
+    ids, embedded = list(found.votes.index), None
+    extra: dict[str, str] = {}
+    if found.files is not None and any_there(found.files):
+        files = by_galaxy(ids, found.files, root)
+        missing = [galaxy for galaxy, file in files.items() if not os.path.isfile(file)]
+    elif found.embedded is not None:
+        embedded = found.embedded
+        files, missing = by_galaxy(ids, embedded.names, root), []
     else:
-        pairs = [(path, path.with_suffix("")) for path in student_tables]
-    fractions = pd.concat([read_table(path, tree) for path, _ in pairs])
-    if fractions.index.has_duplicates:
-        galaxy = fractions.index[fractions.index.duplicated()][0]
-        raise UserError(f"{root}: GalaxyID {galaxy} is in more than one table")
-    files: dict[str, str] = {}
-    for _, folder in pairs:
-        files |= find_images(folder)
-
-    skipped = _check_images(list(fractions.index), files, decode)
-    check_left_out(skipped, len(fractions), root)
-    known = set(fractions.index)
-    extra = {galaxy: "image without row" for galaxy in files if galaxy not in known}
-    galaxies = fractions.drop(index=list(skipped))
+        files = {}
+        for folder in folders:
+            files |= find_images(folder)
+        missing = [galaxy for galaxy in ids if galaxy not in files]
+        known = {*ids, *found.left_out["GalaxyID"]}
+        extra = {galaxy: "image without row" for galaxy in files if galaxy not in known}
+    skipped = dict.fromkeys(missing, NO_IMAGE)
+    there = [(galaxy, n) for n, galaxy in enumerate(ids) if galaxy not in skipped]
+    if embedded is None:
+        skipped |= _check_images(there, lambda galaxy, _: files[galaxy], decode)
+    else:
+        cells = ParquetImages(embedded, Framing())
+        skipped |= _check_images(there, lambda _, position: cells.encoded(position), decode)
+    check_left_out(skipped, len(ids), root)
+    kept = ~found.votes.index.isin(list(skipped))
+    galaxies = found.votes[kept]
+    lost = [(galaxy, files.get(galaxy, ""), why) for galaxy, why in (skipped | extra).items()]
     return Catalogue(
         galaxies.assign(file=[files[galaxy] for galaxy in galaxies.index]),
-        pd.DataFrame(
-            [(galaxy, files.get(galaxy, ""), why) for galaxy, why in (skipped | extra).items()],
-            columns=LEFT_OUT_COLUMNS,
+        pd.concat(
+            [found.left_out, pd.DataFrame(lost, columns=LEFT_OUT_COLUMNS)], ignore_index=True
         ),
+        embedded.take(kept) if embedded else None,
+        found.about,
     )
 
 
+def _find_tables(root: Path, table: str, images: str) -> tuple[list[Path], list[Path]]:
+    """The tables, and the folders of images named by GalaxyID."""
+    if not (root / table).exists():
+        matches = [root / name for name in sorted(glob.glob(table, root_dir=root, recursive=True))]
+        if matches:
+            return matches, [root / images]
+        if table == CHALLENGE_TABLE:
+            if students := sorted(root.glob("Class1.*.csv")):
+                return students, [path.with_suffix("") for path in students]
+            levels = (sorted(root.glob(f"{depth}*.parquet")) for depth in ("", "*/", "*/*/"))
+            shards = [path for level in levels for path in level]
+            if shards := [path for path in shards if not _is_hidden(path.relative_to(root))]:
+                return shards, [root / images]
+    return [root / table], [root / images]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _check_images(
-    galaxies: Sequence[str], files: Mapping[str, str], decode: bool
+    galaxies: Sequence[tuple[str, int]], source: Callable[[str, int], Encoded], decode: bool
 ) -> dict[str, str]:
-    """{GalaxyID: why it is skipped}, those without an image first."""
-    missing = {galaxy: "row without image" for galaxy in galaxies if galaxy not in files}
-    found = [galaxy for galaxy in galaxies if galaxy not in missing]
+    """{GalaxyID: why it is skipped}; `source` gives the path or the bytes of an image."""
+
+    def fault(galaxy: tuple[str, int]) -> str:
+        try:
+            encoded = source(*galaxy)
+        except Unusable as error:
+            return fault_text(error)
+        return check_image(encoded, decode)
+
     with ThreadPoolExecutor() as pool:
-        faults = pool.map(lambda galaxy: check_image(files[galaxy], decode), found)
-        broken = {galaxy: fault for galaxy, fault in zip(found, faults, strict=True) if fault}
-    return missing | broken
+        faults = pool.map(fault, galaxies)
+        return {name: why for (name, _), why in zip(galaxies, faults, strict=True) if why}
 
 
 def check_left_out(skipped: Mapping[str, str], galaxies: int, where: object) -> None:
@@ -261,12 +217,13 @@ def check_left_out(skipped: Mapping[str, str], galaxies: int, where: object) -> 
 
 
 def fingerprint(
-    ids: Sequence[str], fractions: Float32[np.ndarray, "galaxies answers"], tree: Tree
+    ids: Sequence[str], votes: Float32[np.ndarray, "galaxies answers"], tree: Tree
 ) -> str:
-    """Changes with any GalaxyID or vote fraction, their order, or the tree."""
+    """Changes with any GalaxyID or vote, their order, or the tree."""
     questions = [(question.name, question.answers, question.gates) for question in tree.questions]
     digest = hashlib.sha256(json.dumps([list(ids), tree.name, tree.columns, questions]).encode())
-    digest.update(np.ascontiguousarray(fractions).tobytes())
+    # There are many NaNs, which differ in their bits alone.
+    digest.update(np.where(np.isnan(votes), votes.dtype.type(np.nan), votes).tobytes())
     return digest.hexdigest()[:16]
 
 

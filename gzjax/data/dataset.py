@@ -13,7 +13,8 @@ from gzjax import trees
 from gzjax import votes as crowd
 from gzjax.data import catalogue, packs
 from gzjax.data.batches import Source
-from gzjax.data.images import Framing, ImageFiles, Images, JoinedImages, file_of
+from gzjax.data.images import Framing, ImageFiles, Images, JoinedImages, place_of
+from gzjax.data.parquet import ParquetImages
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 
@@ -90,7 +91,7 @@ class Data(NamedTuple):
 
     def left_out_with(self, faults: Mapping[int, str]) -> pd.DataFrame:
         """`left_out`, and below it images that turned out unreadable, {row: reason}."""
-        found = [(self.ids[row], file_of(self.images, row), faults[row]) for row in sorted(faults)]
+        found = [(self.ids[row], place_of(self.images, row), faults[row]) for row in sorted(faults)]
         more = pd.DataFrame(found, columns=catalogue.LEFT_OUT_COLUMNS)
         return pd.concat([self.left_out, more], ignore_index=True)
 
@@ -125,23 +126,34 @@ def from_folder(
     images: str,
     framing: Framing,
     split: Split | None,
-    votes: str = "auto",
-    votes_per_galaxy: float = 40.0,
     decode: bool = False,
+    votes_per_galaxy: float = 40.0,
+    kind: str = "auto",
 ) -> Data:
-    """Real galaxies: a table beside a folder of images; see `catalogue.read_catalogue`.
+    """Real galaxies: tables, and images beside or inside them; see `catalogue.read_catalogue`.
 
     Raises:
       UserError: something is wrong with them, or they are too few to be split.
     """
-    galaxies, left_out = catalogue.read_catalogue(
-        root, tree=tree, table=table, images=images, decode=decode
+    galaxies, left_out, embedded, about = catalogue.read_catalogue(
+        root,
+        tree=tree,
+        table=table,
+        images=images,
+        decode=decode,
+        votes_per_galaxy=votes_per_galaxy,
+        kind=kind,
     )
     ids = tuple(map(str, galaxies.index))
-    files = ImageFiles(galaxies["file"].tolist(), framing)
-    votes = 40 * galaxies[list(tree.columns)].to_numpy(np.float32)
+    files: Images
+    if embedded is None:
+        files = ImageFiles(galaxies["file"].tolist(), framing)
+    else:
+        files = ParquetImages(embedded, framing)
+    votes = galaxies[list(tree.columns)].to_numpy(np.float32)
     splits = _split(ids, split, str(root))
-    return Data(ids, files, votes, splits, left_out, "real galaxies", tree, framing)
+    data = Data(ids, files, votes, splits, left_out, "real galaxies", tree, framing)
+    return data._replace(about=about)
 
 
 def from_sky(

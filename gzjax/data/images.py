@@ -7,6 +7,7 @@ the devices hold have classes of their own.
 """
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -58,22 +59,22 @@ class Images(Protocol):
 
     def __getitem__(self, position: int) -> np.ndarray: ...
 
-    def file(self, position: int) -> str:
-        """Where an image is, for people."""
-        return ""
 
-    @property
-    def paths(self) -> Sequence[str]:
-        """All files that the images are in."""
-        return ()
+def place_of(images: Images, position: int) -> str:
+    """Where an image is, for people; "" of those in memory."""
+    return images.place(position) if hasattr(images, "place") else ""
 
 
-def file_of(images: Any, position: int) -> str:
-    """Where an image is, for people; arrays do not know."""
-    return images.file(position) if isinstance(images, Images) else ""
+def paths_of(images: Images) -> Sequence[str]:
+    """All files that images are read from; none of those in memory."""
+    return images.paths if hasattr(images, "paths") else ()
 
 
-def read_image(file: str | os.PathLike[str], framing: Framing) -> UInt8[np.ndarray, "n n 3"]:
+# A path, or what such a file holds.
+Encoded = str | os.PathLike[str] | bytes
+
+
+def read_image(file: Encoded, framing: Framing) -> UInt8[np.ndarray, "n n 3"]:
     """Decodes an image, cuts out its centre and rescales that to the canvas, antialiased.
 
     A JPEG much larger than the canvas is decoded at a half, a quarter or an eighth of its size,
@@ -87,7 +88,7 @@ def read_image(file: str | os.PathLike[str], framing: Framing) -> UInt8[np.ndarr
         return frame(image, framing)
 
 
-def check_image(file: str | os.PathLike[str], decode: bool = False) -> str:
+def check_image(file: Encoded, decode: bool = False) -> str:
     """Why an image cannot be used; an empty string if nothing is wrong.
 
     Always reads the header and, of a JPEG, the end-of-image marker that a truncated file lacks;
@@ -115,9 +116,9 @@ def fault_text(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _opened(file: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _opened(file: Encoded) -> Iterator[Image.Image]:
     """An image of which all is known to be usable but its pixels."""
-    with open(file, "rb") as stream:
+    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
         try:
             image = Image.open(stream, formats=FORMATS)
         except UnidentifiedImageError:
@@ -196,7 +197,7 @@ class ImageFiles(Images):
     def __getitem__(self, position: int) -> np.ndarray:
         return read_image(self.files[position], self.framing)
 
-    def file(self, position: int) -> str:
+    def place(self, position: int) -> str:
         """The path of an image."""
         return self.files[position]
 
@@ -237,14 +238,14 @@ class JoinedImages(Images):
         images, row = self._find(position)
         return images[row]
 
-    def file(self, position: int) -> str:
+    def place(self, position: int) -> str:
         """Where an image is, for people."""
-        return file_of(*self._find(position))
+        return place_of(*self._find(position))
 
     @property
     def paths(self) -> Sequence[str]:
         """The files of all parts."""
-        return [path for images, _ in self.parts for path in getattr(images, "paths", ())]
+        return [path for images, _ in self.parts for path in paths_of(images)]
 
 
 def find_files(folder: str | os.PathLike[str]) -> list[str]:

@@ -2,9 +2,9 @@
 
 import glob
 import hashlib
-import numbers
 import os
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gzjax.data import packs
-from gzjax.data.catalogue import by_galaxy, read_columns
+from gzjax.data.catalogue import by_galaxy
 from gzjax.data.images import (
     SUFFIXES,
     Framing,
@@ -23,12 +23,16 @@ from gzjax.data.images import (
     in_order,
     is_image,
 )
+from gzjax.data.rows import (
+    FILE_COLUMNS,
+    ID_COLUMNS,
+    TABLES,
+    column_names,
+    first_of,
+    read_columns,
+    texts,
+)
 from gzjax.errors import UserError
-
-# What tables in this field call the column of files, and that of galaxies; the first one there.
-FILE_COLUMNS = ("file", "file_loc", "filename", "path", "image")
-ID_COLUMNS = ("GalaxyID", "id_str", "id", "objid", "dr7objid")
-TABLES = (".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".parquet")
 
 
 class Listing(NamedTuple):
@@ -85,13 +89,13 @@ def list_images(what: Any) -> Listing:
         listing = _of_path(os.fspath(what))
     elif isinstance(what, pd.DataFrame):
         name = what.index.name
-        known = name in ID_COLUMNS and name not in what.columns
+        known = name is not None and first_of(ID_COLUMNS, [str(name)]) and name not in what.columns
         listing = _of_table(what.reset_index() if known else what, "images", "")
     elif getattr(what, "ndim", 1) != 1:
         listing = _of_arrays(np.asarray(what))
     elif isinstance(what, Iterable):
         paths = pd.Series(list(what), dtype=object)
-        listing = _of_table(pd.DataFrame({FILE_COLUMNS[0]: paths}), "images", "")
+        listing = _of_table(pd.DataFrame({"file": paths}), "images", "")
     else:
         raise UserError(
             "images: expected a path, a list of paths, a DataFrame or an array uint8[galaxies, "
@@ -101,7 +105,7 @@ def list_images(what: Any) -> Listing:
     if not listing.ids:
         raise UserError(f"{where}: expected at least one image, found none")
     if listing.files:
-        advice = f"; a table with the columns {ID_COLUMNS[0]} and {FILE_COLUMNS[0]} can name them"
+        advice = f"; a table with the columns {ID_COLUMNS[0]} and file can name them"
         by_galaxy(listing.ids, listing.files, where, advice)
     return listing
 
@@ -115,9 +119,9 @@ def _of_path(name: str) -> Listing:
         expected = "no image in this folder; expected files such as 100008.jpg"
     elif name.lower().endswith(TABLES):
         # As text, since a galaxy may be called 007, or NA.
-        table, names = read_columns(
-            path, (*FILE_COLUMNS, *ID_COLUMNS), dtype=str, keep_default_na=False
-        )
+        names = column_names(path)
+        wanted = [first_of(each, names) for each in (FILE_COLUMNS, ID_COLUMNS)]
+        table = read_columns(path, [*filter(None, wanted)], dtype=str, keep_default_na=False)
         return _of_table(table, name, path.parent, names)
     elif path.is_file():
         files = [name]
@@ -135,18 +139,21 @@ def _of_table(
     table: pd.DataFrame, where: str, folder: str | Path, names: Iterable[object] = ()
 ) -> Listing:
     """Of a table with these and perhaps more columns: `names`, if it has been read in part."""
-    of_files = [name for name in FILE_COLUMNS if name in table.columns]
-    of_galaxies = [name for name in ID_COLUMNS if name in table.columns]
-    if not of_files:
+    of_files, of_galaxies = (first_of(each, table.columns) for each in (FILE_COLUMNS, ID_COLUMNS))
+    if of_files is None:
         found = list(map(str, names or table.columns))
         raise UserError(
             f"{where}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
             f"{', '.join(found[:8])}"
         )
-    files = [os.path.join(folder, name) for name in _names(table[of_files[0]], where, str)]
-    if not of_galaxies:
+
+    def row(number: int) -> str:
+        return f"{where}: row {number + 1}"
+
+    files = [os.path.join(folder, name) for name in texts(table[of_files], row, str)]
+    if of_galaxies is None:
         return Listing([Path(file).stem for file in files], files)
-    return Listing(_names(table[of_galaxies[0]], where, str, numbers.Integral), files)
+    return Listing(texts(table[of_galaxies], row, str, Integral), files)
 
 
 def _of_arrays(pixels: np.ndarray) -> Listing:
@@ -156,24 +163,3 @@ def _of_arrays(pixels: np.ndarray) -> Listing:
             f"images: expected uint8[galaxies, height, width, 3], found {pixels.dtype}[{shape}]"
         )
     return Listing([str(number) for number in range(len(pixels))], [], pixels=pixels)
-
-
-def _names(column: pd.Series, where: str, *kinds: type) -> list[str]:
-    """The texts of a column, or whole numbers, written out."""
-    values = [os.fspath(value) if isinstance(value, os.PathLike) else value for value in column]
-    for row, (value, missing) in enumerate(zip(values, column.isna(), strict=True), 1):
-        if missing or (isinstance(value, str) and not value):
-            raise UserError(f"{where}: row {row} has nothing in {column.name}")
-    if pd.api.types.is_float_dtype(column):
-        raise UserError(
-            f"{where}: {column.name} is a column of floating-point numbers, which cannot tell all "
-            "galaxies apart; expected text or whole numbers"
-        )
-    for row, value in enumerate(values, 1):
-        if not isinstance(value, kinds):
-            raise UserError(
-                f"{where}: row {row}, {column.name}: expected text"
-                f"{' or a whole number' * (numbers.Integral in kinds)}, found "
-                f"{type(value).__name__}"
-            )
-    return list(map(str, values))

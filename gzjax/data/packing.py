@@ -19,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from gzjax.data import catalogue, packs
 from gzjax.data.dataset import Data
-from gzjax.data.images import fault_text
+from gzjax.data.images import fault_text, paths_of
 from gzjax.errors import UserError, one_line
 from gzjax.files import locked, replacing, write_json
 from gzjax.tree import Tree
@@ -152,7 +152,7 @@ def _source_hash(data: Data) -> str:
     another machine. A copy with new times counts as another source; it costs a new pack.
     """
     digest = hashlib.sha256(data.fingerprint.encode())
-    for file in getattr(data.images, "paths", ()):
+    for file in paths_of(data.images):
         try:
             status = os.stat(file)
             digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())

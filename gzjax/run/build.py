@@ -315,7 +315,7 @@ def build_data(
                     Path(each.root),
                     table=each.table,
                     images=each.images,
-                    votes=each.votes,
+                    kind=each.votes,
                     votes_per_galaxy=settings.votes_per_galaxy,
                     decode=check_images,
                     **several,

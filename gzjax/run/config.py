@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from gzjax.augment import Augmentation
-from gzjax.data.tables import VOTES
+from gzjax.data.columns import KINDS
 from gzjax.errors import UserError, named
 from gzjax.losses import Objective
 from gzjax.models import NetworkSettings
@@ -64,7 +64,7 @@ class CatalogueSettings(Settings):
     tree: str = setting("gz2", "a tree's name or file", lambda value: isinstance(value, str))
     table: str = "training_solutions_rev1.csv"
     images: str = "images_training_rev1"
-    votes: str = choice("auto", VOTES)
+    votes: str = choice("auto", KINDS)
     weight: float = number(1.0, above=0)
     scored: bool = switch(True)
 
@@ -103,7 +103,7 @@ class DataSettings(Settings):
     tree: str = setting("gz2", "a tree's name or file", lambda value: isinstance(value, str))
     table: str = "training_solutions_rev1.csv"
     images: str = "images_training_rev1"
-    votes: str = choice("auto", VOTES)
+    votes: str = choice("auto", KINDS)
     votes_per_galaxy: float = number(40.0, above=0)
     extra: str = ""
     extra_weight: float = number(1.0, above=0)

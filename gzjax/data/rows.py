@@ -1,0 +1,243 @@
+"""The rows of tables: who the galaxies are, where their images are, and numbers, CSV or Parquet."""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+from jaxtyping import Float64
+
+from gzjax.data import parquet
+from gzjax.errors import UserError, one_line
+
+# What tables in this field call the column of galaxies, and that of files; the first one there.
+ID_COLUMNS = (
+    *("GalaxyID", "id_str", "iauname", "dr8_id", "objid", "dr7objid", "specobjid", "asset_id"),
+    *("galaxy_id", "id"),
+)
+FILE_COLUMNS = ("file_loc", "file", "path", "filename", "image_path", "image")
+TABLES = (".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".parquet")
+
+# An empty cell; in other columns a galaxy may be called NA.
+_EMPTY = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
+_ROUNDING = 1e-6  # by which fractions may leave [0, 1]
+
+
+class Rows:
+    """The rows of all tables, one below the other; `file` and `number` say where each is from."""
+
+    def __init__(self, paths: Sequence[Path], header: Sequence[str], numbers: Sequence[str]):
+        self.paths = paths
+        id_column = first_of(ID_COLUMNS, header)
+        texts = [name for name in (first_of((each,), header) for each in FILE_COLUMNS) if name]
+        subfolder = first_of(("subfolder",), header)
+        if _is_parquet(paths[0]):
+            schema = pyarrow.parquet.read_schema(paths[0])
+            texts = [name for name in texts if _is_text(schema.field(name).type)]
+            image = parquet.image_column(schema)
+        else:
+            image = None
+        wanted = [*filter(None, (id_column, *texts, subfolder))]
+        frames = [_read(path, wanted, numbers) for path in paths]
+        self.table = pd.concat(frames, ignore_index=True)
+        if self.table.empty:
+            raise UserError(f"{paths[0]}: expected at least one galaxy, found none")
+        self.file = np.repeat(np.arange(len(paths)), [len(frame) for frame in frames])
+        self.number = np.concatenate([frame.index.to_numpy() for frame in frames])
+        self.files = self._files(texts, subfolder) if texts else None
+        self.embedded = None
+        if image is not None:
+            self.embedded = parquet.Cells(image, tuple(map(str, paths)), self.file, self.number)
+        self.ids = self._ids(id_column, header)
+
+    def where(self, row: int) -> str:
+        """The file and the line, or the row of a Parquet table."""
+        path = self.paths[int(self.file[row])]
+        if _is_parquet(path):
+            return f"{path}: row {self.number[row] + 1}"
+        return f"{path}: line {self.number[row] + 2}"  # the header is line 1
+
+    def numbers(
+        self, names: Iterable[str | None], most: float
+    ) -> Float64[np.ndarray, "rows columns"]:
+        """The numbers of some columns; NaN for empty cells, and for a column that is None.
+
+        Raises:
+          UserError: something else than a number from 0 to `most`.
+        """
+        columns, slack = list(names), _ROUNDING * (most == 1)
+        values = np.full((len(self.table), len(columns)), np.nan)
+        wrong = np.zeros(values.shape, bool)
+        for place, name in enumerate(columns):
+            if name is None:
+                continue
+            given = self.table[name]
+            if given.dtype == object:
+                given = given.astype(str).where(given.notna())
+            numbers = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+            good = (numbers >= -slack) & (numbers <= most + slack) & np.isfinite(numbers)
+            wrong[:, place] = ~good & given.notna() & ~given.isin(_EMPTY)
+            values[:, place] = numbers
+        if wrong.any():
+            row, place = np.argwhere(wrong)[0]
+            expected = "a number in [0, 1]" if most == 1 else "a number of votes"
+            raise UserError(
+                f"{self.where(row)}, {columns[place]}: expected {expected}, found "
+                f"{one_line(self.table[columns[place]].iloc[row])}; {wrong.sum()} such in all"
+            )
+        return values.clip(0, most)
+
+    def _files(self, columns: Sequence[str], subfolder: str | None) -> list[str]:
+        """Of the first column of which a file is there, seen from the table's folder."""
+        found: list[list[str]] = []
+        for column in columns:
+            names = self._filled(column)
+            if subfolder and column.lower() == "filename":
+                names = list(map(os.path.join, self._filled(subfolder), names))
+            folders = [str(self.paths[file].parent) for file in self.file.tolist()]
+            pairs = zip(folders, names, strict=True)
+            found.append([os.path.join(folder, name) if name else "" for folder, name in pairs])
+            if any_there(found[-1]):
+                return found[-1]
+        return found[0]
+
+    def _filled(self, column: str) -> list[str]:
+        return self.table[column].fillna("").astype(str).tolist()
+
+    def _ids(self, column: str | None, header: Sequence[str]) -> list[str]:
+        if column is not None:
+            name, ids = column, texts(self.table[column], self.where, str, Integral)
+        else:
+            name, paths = "the image's path", self.files
+            if paths is None and self.embedded is not None:
+                named = [parquet.image_paths(path, self.embedded.column) for path in self.paths]
+                paths = [path or "" for path in itertools.chain(*named)]
+            if not paths:
+                raise UserError(
+                    f"{self.paths[0]}: expected a column of galaxies, named one of "
+                    f"{', '.join(ID_COLUMNS)}; found {one_line(', '.join(header[:8]))}"
+                )
+            ids = texts(pd.Series([Path(path).stem for path in paths], name=name), self.where, str)
+        twice = pd.Series(ids).duplicated().to_numpy()
+        if twice.any():
+            row = int(np.flatnonzero(twice)[0])
+            if self.file[ids.index(ids[row])] != self.file[row]:
+                raise UserError(f"{self.where(row)}: {name} {ids[row]} is in more than one table")
+            place = self.where(row).removeprefix(f"{self.paths[int(self.file[row])]}: ")
+            raise UserError(
+                f"{self.paths[int(self.file[row])]}: {name} {ids[row]} is there twice (again in "
+                f"{place}); {twice.sum()} such in all"
+            )
+        return ids
+
+
+def _read(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+    """Some columns of a table, without its empty lines; the index counts them, too."""
+    table = read_columns(
+        path,
+        [*texts, *numbers],
+        dtype=dict.fromkeys(texts, str),
+        keep_default_na=False,
+        na_values={name: list(_EMPTY) for name in numbers},
+        skip_blank_lines=False,  # they count, too, when a line is named
+        low_memory=False,
+    )
+    if missing := [name for name in (*texts, *numbers) if name not in table]:
+        raise UserError(
+            f"{path}: expected the columns of the tables before it, {len(missing)} missing: "
+            f"{one_line(', '.join(missing[:5]))}{' ...' * (len(missing) > 5)}"
+        )
+    if _is_parquet(path):
+        return table
+    filled = table.notna() & (table != "")
+    return table[filled.any(axis=1)]
+
+
+def column_names(path: Path) -> list[str]:
+    """All columns of a CSV or Parquet table.
+
+    Raises:
+      UserError: no such file, or one that is not readable.
+    """
+    with _readable(path):
+        if _is_parquet(path):
+            return list(pyarrow.parquet.read_schema(path).names)
+        return list(map(str, pd.read_csv(path, nrows=0, index_col=False).columns))
+
+
+def read_columns(path: Path, wanted: Sequence[str], **options: Any) -> pd.DataFrame:
+    """Those of the wanted columns that a CSV or Parquet table has.
+
+    CSV tables may be compressed; `options` are those of `pandas.read_csv`.
+
+    Raises:
+      UserError: no such file, or one that is not readable.
+    """
+    with _readable(path):
+        if _is_parquet(path):
+            file = pyarrow.parquet.ParquetFile(path)
+            there = [name for name in file.schema_arrow.names if name in wanted]
+            return file.read(columns=there).select(there).to_pandas(ignore_metadata=True)
+        # A comma at the end of each line would shift the columns.
+        return pd.read_csv(path, usecols=lambda name: name in wanted, index_col=False, **options)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a table") from None
+    except Exception as error:  # pandas, pyarrow and the decompressors raise many kinds
+        raise UserError(f"{path}: not readable as a table: {one_line(error)}") from error
+
+
+def first_of(names: Iterable[str], header: Iterable[str]) -> str | None:
+    """The column of the first of these names that is there, upper and lower case being one."""
+    there = {str(name).lower(): name for name in reversed(list(header))}
+    return next((there[name.lower()] for name in names if name.lower() in there), None)
+
+
+def any_there(files: Sequence[str]) -> bool:
+    """Whether one of the first hundred files is there."""
+    return any(map(os.path.isfile, files[:100]))
+
+
+def texts(column: pd.Series, where: Callable[[int], str], *kinds: type) -> list[str]:
+    """The texts of a column, or whole numbers, written out.
+
+    Raises:
+      UserError: an empty cell, or something that is none of `kinds`; `where` names the row.
+    """
+    values = [os.fspath(value) if isinstance(value, os.PathLike) else value for value in column]
+    for row, (value, missing) in enumerate(zip(values, column.isna(), strict=True)):
+        if missing or (isinstance(value, str) and not value):
+            raise UserError(f"{where(row)} has nothing in {column.name}")
+    if pd.api.types.is_float_dtype(column):
+        raise UserError(
+            f"{where(0).rpartition(': ')[0]}: {column.name} is a column of floating-point numbers, "
+            "which cannot tell all galaxies apart; expected text or whole numbers"
+        )
+    for row, value in enumerate(values):
+        if not isinstance(value, kinds):
+            raise UserError(
+                f"{where(row)}, {column.name}: expected text"
+                f"{' or a whole number' * (Integral in kinds)}, found {type(value).__name__}"
+            )
+    return list(map(str, values))
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
