@@ -61,7 +61,9 @@ def test_what_is_done_is_not_done_again(tmp_path, crowd, gz2):
     assert parts.missing() == [range(0, 4), range(4, 8), range(8, 10)]
     write(parts, range(4, 8), crowd)
     assert parts_of(output, gz2, 10).missing() == [range(0, 4), range(8, 10)]
-    # A damaged part is not done.
+    # One of other images, or damaged, is not done.
+    write(parts, range(4, 7), crowd)
+    assert parts.missing()[1] == range(4, 8)
     file = parts.file(range(4, 8))
     file.write_bytes(file.read_bytes()[:-9])
     assert parts.missing()[1] == range(4, 8)

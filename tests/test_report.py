@@ -93,6 +93,13 @@ def test_what_is_measured_is_written(tmp_path, result):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def test_events_past_the_resumed_step_are_purged(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(recorder, "SummaryWriter", lambda folder, **options: asked.append(options))
+    Recorder(tmp_path, 7)
+    assert asked == [{"purge_step": 8}]
+
+
 def test_evaluations_have_files_of_their_own(tmp_path, result):
     for changes, name in (
         ({}, "validation"),

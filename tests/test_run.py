@@ -172,6 +172,12 @@ def test_what_happens_rarely_happens_when_it_is_asked_for(run):
     found, steps = run(**RARELY), run()["train"]["step"][-1]
     assert found["validation"]["step"] == [steps]
     # Whatever is saved is recorded before.
+    losses = np.array(run()["train"]["loss"])
+    firsts = [0, *found["train"]["step"][:-1]]
+    for first, step, loss in zip(
+        firsts, found["train"]["step"], found["train"]["loss"], strict=True
+    ):
+        assert loss == pytest.approx(losses[first:step].mean(), rel=1e-5)
     recorded = {step for step in range(1, steps + 1) if step % 2 == 0 or step % 3 == 0} | {steps}
     assert set(found["train"]["step"]) == recorded
     saved = sorted({*range(2, steps + 1, 2), steps})
@@ -480,7 +486,12 @@ def test_weights_of_another_run_begin_a_new_one(run, world, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"data__split_seed": 1}, {"data__test": 0.3}, {"data__validation": 0.3}],
+    [
+        {"data__split_seed": 1},
+        {"data__test": 0.3},
+        {"data__validation": 0.3},
+        {"data__test": 0.3, "data__validation": 0.1},  # as many, but some chose the epoch
+    ],
     ids=_name,
 )
 def test_weights_that_know_held_out_galaxies_are_refused(run, world, tmp_path, options):

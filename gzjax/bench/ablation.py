@@ -51,6 +51,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"loss.terms": TERMS, "loss.weighting": "dynamic"},
     ),
     "MSE, focal, KL, fixed weights": ("loss", {"loss.terms": TERMS, "loss.weighting": "fixed"}),
+    "likelihood": ("loss", {"loss.terms": ("dirichlet",), "loss.activation": "softmax"}),
+    "MSE and likelihood, dynamic weights": (
+        "loss",
+        {"loss.terms": ("mse", "dirichlet"), "loss.activation": "softmax"},
+    ),
     "conditional targets": ("targets", {"loss.targets": "conditional"}),
     "from scratch": ("start", {"model.weights": ""}),
     "no augmentation": ("views in training", NO_VIEWS),
@@ -204,7 +209,7 @@ def write_page(runs: Sequence[Run], about: str) -> str:
         raise UserError("the recipe's first run is not done yet; all others are compared with it")
     validation, _, test, _ = first
     rows = [
-        {"variant": run.name, "seed": run.seed, "raw_rmse": np.nan, **result}
+        {"variant": run.name, "seed": run.seed, "raw_rmse": np.nan, **covered(result), **result}
         for run in runs
         for result in run.results()
     ]
@@ -233,6 +238,16 @@ def write_page(runs: Sequence[Run], about: str) -> str:
         row("views", "1", recipe),
         row("views", str(VIEWS), scores("recipe", "validation", VIEWS)),
     ]
+    intervals = [
+        [
+            name,
+            str(views),
+            *(shown(scores(name, "test", views, column), digits=3) for column in COVERED),
+        ]
+        for name in VARIANTS
+        if name in trained and scores(name, "test", 1, "plain").count()
+        for views in (1, VIEWS)
+    ]
     everything = test["training_galaxies"]
     by_size = {n: scores(str(n), "test", VIEWS) for n in SIZES if str(n) in trained}
     by_size[everything] = scores("recipe", "test", VIEWS)
@@ -259,6 +274,10 @@ def write_page(runs: Sequence[Run], about: str) -> str:
         table([[*heading, f"{VIEWS} views", f"test, {VIEWS} views"], *variants]),
         "## Averages, of weights and of views\n\nOf the recipe's own runs.",
         table([heading, *averages]),
+        "## Intervals\n\nHow often central 90 % intervals hold what the crowd said, over all "
+        "answers of the test galaxies, as 40 volunteers each: as they are, and with the "
+        "temperature that is fitted on validation.",
+        table([["variant", "views", "as they are", "tempered", "temperature"], *intervals]),
         "## More galaxies\n\nAll with about as many steps; nested subsets of one training set.",
         table(
             [["training galaxies", f"test RMSE, {VIEWS} views"]]
@@ -269,12 +288,24 @@ def write_page(runs: Sequence[Run], about: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def shown(by_seed: pd.Series, sign: str = "") -> str:
+COVERED = ("plain", "tempered", "temperature")
+
+
+def covered(result: Mapping[str, Any]) -> dict[str, float]:
+    """The coverage at 90 %, and the temperature, of a model with intervals."""
+    found = result.get("intervals")
+    if not found:
+        return dict.fromkeys(COVERED, np.nan)
+    shares = {kind: found[kind]["levels"]["90"]["covered"] for kind in ("plain", "tempered")}
+    return shares | {"temperature": found["temperatures"][0]}
+
+
+def shown(by_seed: pd.Series, sign: str = "", digits: int = 4) -> str:
     """Mean and standard deviation of the scores there are; a dash for none."""
     if not by_seed.count():
         return "-"
-    spread = f" ± {by_seed.std():.4f}" if by_seed.count() > 1 else ""
-    return f"{by_seed.mean():{sign}.4f}{spread}"
+    spread = f" ± {by_seed.std():.{digits}f}" if by_seed.count() > 1 else ""
+    return f"{by_seed.mean():{sign}.{digits}f}{spread}"
 
 
 def fit_power_law(sizes: Sequence[int], rmses: Sequence[float]) -> tuple[float, float]:

@@ -62,7 +62,11 @@ class Recorder:
     def validation(self, result: Mapping[str, Any]) -> None:
         """Adds an evaluation on validation."""
         scores = {name: value for name, value in result.items() if isinstance(value, float)}
-        questions = {f"rmse_{name}": value for name, value in result["rmse_per_question"].items()}
+        questions = {
+            f"rmse_{name}": value
+            for name, value in result["rmse_per_question"].items()
+            if value is not None  # as nobody knows its answers
+        }
         self.scalars("validation", result["step"], scores | questions)
 
 

@@ -1,0 +1,115 @@
+"""From a config to the parts of a run: every option arrives where it acts."""
+
+import types
+
+import numpy as np
+import pytest
+import tiny
+
+import gzjax
+from gzjax.data import catalogue, dataset
+from gzjax.models import Conventions, Weights
+from gzjax.run import build
+from gzjax.run import config as configs
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
+
+
+def options_of(world, **options):
+    return configs.typed(tiny.config(world, **options))
+
+
+def test_the_network_is_built_as_the_options_say(world, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(build.models, "build", lambda name, **rest: asked.update(rest, name=name))
+    options = options_of(
+        world, model__name="efficientnet-b0", model__image_size=24, model__dtype="bfloat16",
+        model__stochastic_depth=0.25, optim__freeze=3,
+    )  # fmt: skip
+    conventions = Conventions(padding="tf")
+    build.build_network(options, build.load_tree(options.data), conventions)
+    assert asked == {
+        "name": "efficientnet-b0", "image_size": 24, "outputs": 8, "dtype": "bfloat16",
+        "stochastic_depth": 0.25, "frozen": 3, "conventions": conventions,
+    }  # fmt: skip
+
+
+def test_the_model_predicts_as_the_options_say(world):
+    options = options_of(
+        world, loss__activation="softmax", loss__terms=("mse", "dirichlet"), evaluate__views=5,
+        evaluate__views_at_once=2, views__field=0.7, views__zoom=1.3, data__crop=0.6,
+        data__threads=2, data__processes=1,
+    )  # fmt: skip
+    tree = build.load_tree(options.data)
+    model = build.build_model(options, tree, None, None)
+    assert (model.activation, model.likely, model.views) == ("softmax", True, 5)
+    views = model.test_views
+    assert (views.field, views.zoom, views.at_once) == (0.7, 1.3, 2)
+    assert (model.framing.crop, model.framing.canvas, model.image_size) == (0.6, 16, 16)
+    assert tuple(model.reading) == (8, 2, 1)
+    plain = options_of(world, loss__activation="softmax", loss__terms=("mse", "kl"))
+    assert not build.build_model(plain, tree, None, None).likely
+
+
+def test_galaxies_are_held_out_as_the_options_say(world):
+    settings = options_of(world, data__validation=0.3, data__test=0.1, data__split_seed=4).data
+    report = gzjax.Report(loud=False)
+    data = build.build_data(settings, build.load_tree(settings), None, False, report)
+    expected = catalogue.split(data.ids, 4, 0.3, 0.1)
+    assert len(expected["validation"]) > len(expected["test"]) > 0
+    for name, rows in expected.items():
+        np.testing.assert_array_equal(data.splits[name], rows)
+
+
+def test_a_sky_is_the_one_of_the_options(world, monkeypatch, tmp_path):
+    asked = {}
+
+    def from_sky(galaxies, **options):
+        asked.update(options, galaxies=galaxies)
+
+    monkeypatch.setattr(dataset, "from_sky", from_sky)
+    options = options_of(world, data__kind="sky", data__galaxies=77, data__sky_seed=5)
+    settings = options.data
+    tree = build.load_tree(settings)
+    build.build_data(settings, tree, tmp_path, False, gzjax.Report(loud=False))
+    assert (asked["galaxies"], asked["sky_seed"], asked["tree"]) == (77, 5, tree)
+    assert asked["cache"] == tmp_path / "sky"
+
+
+def test_votes_are_read_as_the_options_say(world, monkeypatch):
+    asked = {}
+
+    def from_folder(root, **options):
+        asked.update(options, root=root)
+        return types.SimpleNamespace(about="as told")
+
+    monkeypatch.setattr(dataset, "from_folder", from_folder)
+    settings = options_of(
+        world, data__votes="weights", data__votes_per_galaxy=7.0, data__table="t.csv",
+        data__images="there",
+    ).data  # fmt: skip
+    said = []
+    report = gzjax.Report(loud=False)
+    report.say = said.append
+    build.build_data(settings, build.load_tree(settings), None, True, report)
+    assert (asked["kind"], asked["votes_per_galaxy"], asked["decode"]) == ("weights", 7.0, True)
+    assert (asked["table"], asked["images"], asked["root"]) == ("t.csv", "there", world)
+    assert said == [f"{world}: as told"]
+
+
+def test_public_weights_lend_no_outputs(world, monkeypatch):
+    asked = {}
+    published = types.SimpleNamespace(conventions=Conventions(padding="tf"))
+    monkeypatch.setattr(build.pretrained, "read", lambda *args: published)
+    monkeypatch.setattr(
+        build.pretrained, "convert", lambda *args, **options: asked.update(options, args=args)
+    )
+    options = options_of(world, model__weights="some.safetensors")
+    origin = build.find_origin(options, build.load_tree(options.data))
+    drawn = Weights({}, {})
+    origin.begin(drawn)
+    assert origin.conventions == published.conventions
+    assert asked == {"args": (published, "efficientnet-tiny", drawn), "keep": ("classifier",)}
