@@ -186,9 +186,9 @@ def coverage(posterior: Posterior, votes: Answers, seed: int = 0) -> dict[str, A
 
     Returns:
       `levels`: {"50" | "80" | "90" | "95": `covered`, over all answers of all galaxies, and its
-      standard `error`, for which the answers of one galaxy count as one}; `answers`: {column:
-      `galaxies`, and `covered` at 90 % with its binomial `error`}; `pit`: what part of all falls
-      into each tenth.
+      standard `error`, for which the answers of one galaxy count as one}; `questions` and
+      `answers`: {name: `galaxies`, and `covered` at 90 % with its binomial `error`, that of as
+      many galaxies}; `pit`: what part of all falls into each tenth.
     """
     values = posterior.pit(votes, seed)
     there = ~np.isnan(values)
@@ -203,11 +203,27 @@ def coverage(posterior: Posterior, votes: Answers, seed: int = 0) -> dict[str, A
             residuals = inside.sum(axis=1) - share * there.sum(axis=1)
             error = float(np.sqrt(np.square(residuals).sum()) / number)
         levels[f"{level:.0%}".rstrip("%")] = {"covered": share, "error": error}
-    answers = {}
-    for column, each in zip(posterior.tree.columns, distance.T, strict=True):
-        galaxies = int((~np.isnan(each)).sum())
-        share = float((each <= 0.45).sum() / galaxies) if galaxies else None
-        error = None if share is None else float(np.sqrt(share * (1 - share) / galaxies))
-        answers[column] = {"galaxies": galaxies, "covered": share, "error": error}
+    tree = posterior.tree
+    answers = {column: _share(distance[:, [place]]) for place, column in enumerate(tree.columns)}
+    questions = {each.name: _share(distance[:, each.columns]) for each in tree.questions}
     tenths = np.histogram(values[there], 10, (0.0, 1.0))[0] / max(number, 1)
-    return {"levels": levels, "answers": answers, "pit": tenths.tolist()}
+    return {
+        "levels": levels,
+        "questions": questions,
+        "answers": answers,
+        "pit": tenths.tolist(),
+    }
+
+
+def _share(distance: np.ndarray) -> dict[str, Any]:
+    """How often 90 % intervals hold some answers of the galaxies that have votes on them."""
+    there = ~np.isnan(distance).all(axis=1)
+    galaxies = int(there.sum())
+    if not galaxies:
+        return {"galaxies": 0, "covered": None, "error": None}
+    share = float((distance[there] <= 0.45).mean())
+    return {
+        "galaxies": galaxies,
+        "covered": share,
+        "error": float(np.sqrt(share * (1 - share) / galaxies)),
+    }

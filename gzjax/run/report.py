@@ -148,7 +148,9 @@ def summary_table(result: Mapping[str, Any]) -> Group:
     """An evaluation as a table, a row for each question, with what the scores need around it."""
     # Narrow enough for a terminal of 80 columns.
     table = Table(Column("question", no_wrap=True), box=box.SIMPLE_HEAD, padding=0)
-    for heading in ("RMSE", "baseline", "ratio", "ECE", "accuracy", "clear", "on clear"):
+    covered = result.get("intervals", {}).get("tempered", {}).get("questions", {})
+    headings = ("RMSE", "baseline", "ratio", "ECE", *["in 90 %"] * bool(covered))
+    for heading in (*headings, "accuracy", "clear", "on clear"):
         table.add_column(heading, justify="right")
 
     def scores(score: float | None, baseline: float | None) -> tuple[str, ...]:
@@ -164,6 +166,7 @@ def summary_table(result: Mapping[str, Any]) -> Group:
             f"{number:2} {name}",
             *scores(rmse, result["baseline_rmse_per_question"][name]),
             "-" if error is None else f"{error:.3f}",
+            *[_percent(covered[name], 0) for _ in headings[4:]],
             _share(answered["accuracy"]),
             f"{answered['agreed_galaxies']}",
             _share(answered["agreed_accuracy"]),
@@ -190,10 +193,10 @@ def intervals_line(intervals: Mapping[str, Any]) -> str:
     return f"intervals: {shown[0]}; at temperature {temperatures}: {shown[1]}"
 
 
-def _percent(found: Mapping[str, Any]) -> str:
+def _percent(found: Mapping[str, Any], digits: int = 1) -> str:
     if found["covered"] is None:
         return "-"
-    return f"{100 * found['covered']:.1f}±{100 * found['error']:.1f}"
+    return f"{100 * found['covered']:.{digits}f}±{100 * found['error']:.{digits}f}"
 
 
 def _share(value: float | None, digits: int = 0) -> str:
