@@ -2,10 +2,10 @@
 
     launch/run --config configs/decals.py --config.data.root=FOLDER --workdir runs/decals
 
-FOLDER holds `votes.parquet`: a galaxy a row, with `id_str`, a column of counts for each answer,
-such as `smooth-or-featured-dr5_smooth`, and either `file_loc`, paths of images, or the encoded
-images themselves; README.md says what else tables may look like. Without a survey, the synthetic
-sky's volunteers walk the same tree:
+FOLDER holds one Parquet table or several: a galaxy a row, with `id_str`, a column of counts for
+each answer, such as `smooth-or-featured-dr5_smooth`, and either `file_loc`, paths of images, or
+the encoded images themselves; README.md says what else tables may look like. Without a survey, the
+synthetic sky's volunteers walk the same tree:
 
     launch/run --config configs/decals.py --config.data.kind=sky --workdir runs/decals-sky
 
@@ -26,7 +26,7 @@ def get_config():
     config.epochs = 16
 
     config.data.tree = "decals-dr5"
-    config.data.table = "votes.parquet"
+    config.data.table = "**/*.parquet"
     # DECaLS cut-outs are scaled to the galaxy, which fills more of them than in the challenge's.
     config.data.crop = 0.8
     config.data.canvas = 160
@@ -44,7 +44,7 @@ def get_config():
     config.views.shift = 0.03
     config.views.flip = True
 
-    config.loss.activation = "softmax"
+    config.loss.activation = "softplus"
     config.loss.terms = ("dirichlet",)
 
     config.average.decay = 0.998

@@ -20,5 +20,4 @@ def get_config():
     """See the module's docstring."""
     config = recipe("gz2")
     config.loss.terms = ("dirichlet",)
-    config.loss.activation = "softmax"
     return config

@@ -233,7 +233,7 @@ def test_rows_that_the_table_loses_are_listed_and_their_images_are_not_extra(cha
     assert len(found.galaxies) == 198
     assert found.left_out["GalaxyID"].tolist() == ["107", "109"]
     reasons = found.left_out["reason"].tolist()
-    assert reasons[0].startswith("breaks the gate of smooth-or-featured: its answers sum to")
+    assert reasons[0].startswith("breaks the gate of smooth-or-featured: its answers sum to 2.1")
     assert reasons[1] == "row without votes"
 
 

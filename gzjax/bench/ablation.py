@@ -51,10 +51,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"loss.terms": TERMS, "loss.weighting": "dynamic"},
     ),
     "MSE, focal, KL, fixed weights": ("loss", {"loss.terms": TERMS, "loss.weighting": "fixed"}),
-    "likelihood": ("loss", {"loss.terms": ("dirichlet",), "loss.activation": "softmax"}),
+    "likelihood": ("loss", {"loss.terms": ("dirichlet",)}),
     "MSE and likelihood, dynamic weights": (
         "loss",
-        {"loss.terms": ("mse", "dirichlet"), "loss.activation": "softmax"},
+        {"loss.terms": ("mse", "dirichlet")},
     ),
     "conditional targets": ("targets", {"loss.targets": "conditional"}),
     "from scratch": ("start", {"model.weights": ""}),

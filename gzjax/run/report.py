@@ -149,7 +149,7 @@ def summary_table(result: Mapping[str, Any]) -> Group:
     # Narrow enough for a terminal of 80 columns.
     table = Table(Column("question", no_wrap=True), box=box.SIMPLE_HEAD, padding=0)
     covered = result.get("intervals", {}).get("tempered", {}).get("questions", {})
-    headings = ("RMSE", "baseline", "ratio", "ECE", *["in 90 %"] * bool(covered))
+    headings = ("RMSE", "baseline", "ratio", "ECE", *["90 %"] * bool(covered))
     for heading in (*headings, "accuracy", "clear", "on clear"):
         table.add_column(heading, justify="right")
 
