@@ -1,6 +1,7 @@
 """What to predict: folders, patterns, tables, packs, lists and arrays; others are named."""
 
 import gzip
+import io
 import os
 
 import numpy as np
@@ -280,3 +281,35 @@ def test_names_that_are_no_utf8_are_told(tmp_path):
         list_images(str(tmp_path))
     with pytest.raises(UserError, match="expected a name in UTF-8"):
         catalogue.find_images(tmp_path)
+
+
+def parquet_of(file, names, shades, **columns):
+    """A Parquet file of encoded images of one grey each, as Hugging Face datasets write them."""
+    cells = []
+    for name, shade in zip(names, shades, strict=True):
+        stream = io.BytesIO()
+        Image.new("RGB", (20, 20), (shade,) * 3).save(stream, "PNG")
+        cells.append({"bytes": stream.getvalue(), "path": f"{name}.png"})
+    table = pa.table({"image": pa.array(cells), **columns})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, file, row_group_size=2)
+
+
+def test_images_inside_parquet_files_are_listed(tmp_path):
+    parquet_of(tmp_path / "data" / "a.parquet", "xyz", (10, 20, 30), id_str=["1", "2", "3"])
+    parquet_of(tmp_path / "data" / "b.parquet", "uv", (40, 50), id_str=["4", "5"])
+    for what in (tmp_path, tmp_path / "data", f"{tmp_path}/data/*.parquet"):
+        listed = list_images(what)
+        assert listed.ids == ["1", "2", "3", "4", "5"]
+        images = listed.framed(Framing(1.0, 16))
+        assert [int(images[n].mean()) for n in range(5)] == [10, 20, 30, 40, 50]
+    one = list_images(tmp_path / "data" / "b.parquet")
+    assert one.ids == ["4", "5"]
+    assert int(one.framed(Framing(1.0, 16))[1].mean()) == 50
+    assert one.digest != listed.digest
+    parquet_of(tmp_path / "c.parquet", "pq", (1, 2))
+    assert list_images(tmp_path / "c.parquet").ids == ["p", "q"]
+    (tmp_path / "none").mkdir()
+    pd.DataFrame({"id_str": ["1"]}).to_parquet(tmp_path / "none" / "t.parquet")
+    with pytest.raises(UserError, match="expected a column of encoded images, or of their files"):
+        list_images(tmp_path / "none")

@@ -23,10 +23,13 @@ from gzjax.data.images import (
     in_order,
     is_image,
 )
+from gzjax.data.parquet import Cells, ParquetImages, holds_images
 from gzjax.data.rows import (
     FILE_COLUMNS,
     ID_COLUMNS,
     TABLES,
+    Rows,
+    any_there,
     column_names,
     first_of,
     read_columns,
@@ -42,12 +45,14 @@ class Listing(NamedTuple):
     files: paths; none of a pack or of arrays.
     pack: folder of a pack, if they are of one.
     pixels: uint8[galaxies, height, width, 3], if they are in memory.
+    embedded: where they are inside Parquet files, if they are.
     """
 
     ids: list[str]
     files: list[str]
     pack: Path | None = None
     pixels: np.ndarray | None = None
+    embedded: Cells | None = None
 
     def framed(self, framing: Framing) -> Images:
         """The images, cut out and rescaled as `images.read_image` does.
@@ -59,13 +64,16 @@ class Listing(NamedTuple):
             return ImageArrays(self.pixels, framing)
         if self.pack is not None:
             return packs.read(self.pack, tree=None, framing=framing).images
+        if self.embedded is not None:
+            return ParquetImages(self.embedded, framing)
         return ImageFiles(self.files, framing)
 
     @property
     def digest(self) -> str:
         """Changes with any GalaxyID, path or pixel in memory."""
         digest = hashlib.sha256()
-        for name in (*self.ids, *self.files, str(self.pack)):
+        cells = self.embedded.names if self.embedded is not None else ()
+        for name in (*self.ids, *self.files, *cells, str(self.pack)):
             digest.update(name.encode(errors="surrogateescape") + b"\n")
         if self.pixels is not None:
             digest.update(f"{self.pixels.shape}".encode() + self.pixels.tobytes())
@@ -78,7 +86,8 @@ def list_images(what: Any) -> Listing:
     Args:
       what: a folder, searched with all folders in it; a pattern such as `images/10*.jpg`, where
         `**` stands for any folders; a CSV or Parquet table with a column of files, paths relative
-        to the table; the folder of a pack; a single image; or, from Python, a sequence of paths, a
+        to the table; a Parquet table that holds the images themselves, or a folder or a pattern of
+        such; the folder of a pack; a single image; or, from Python, a sequence of paths, a
         DataFrame with a column of files, or an array uint8[galaxies, height, width, 3], whose
         GalaxyIDs are 0, 1, ...
 
@@ -116,8 +125,17 @@ def _of_path(name: str) -> Listing:
         return Listing(list(packs.read_ids(path)), [], path)
     if path.is_dir():
         files = find_files(path)
+        shards = (
+            []
+            if files
+            else in_order(glob.glob(f"{glob.escape(name)}/**/*.parquet", recursive=True))
+        )
+        if shards:
+            return _of_shards(shards)
         expected = "no image in this folder; expected files such as 100008.jpg"
-    elif name.lower().endswith(TABLES):
+    elif path.suffix == ".parquet" and path.is_file() and holds_images(path):
+        return _of_shards([name])
+    elif name.lower().endswith(TABLES) and not glob.has_magic(name):
         # As text, since a galaxy may be called 007, or NA.
         names = column_names(path)
         wanted = [first_of(each, names) for each in (FILE_COLUMNS, ID_COLUMNS)]
@@ -128,11 +146,24 @@ def _of_path(name: str) -> Listing:
         expected = f"expected an image ({', '.join(SUFFIXES)}), a folder of them, or a table"
     else:
         files = in_order(glob.glob(name, recursive=True))
+        if files and all(file.endswith(".parquet") for file in files):
+            return _of_shards(files)
         expected = "expected a folder, a pattern that fits images, or a table"
     files = [file for file in files if is_image(os.path.basename(file))]
     if not files:
         raise UserError(f"{name}: {expected}")
     return Listing([Path(file).stem for file in files], files)
+
+
+def _of_shards(files: list[str]) -> Listing:
+    """Of Parquet files that hold images; or the paths of images, where these are there."""
+    paths = [Path(file) for file in files]
+    rows = Rows(paths, column_names(paths[0]), [])
+    if rows.files is not None and (rows.embedded is None or any_there(rows.files)):
+        return Listing(rows.ids, rows.files)
+    if rows.embedded is None:
+        raise UserError(f"{files[0]}: expected a column of encoded images, or of their files")
+    return Listing(rows.ids, [], embedded=rows.embedded)
 
 
 def _of_table(

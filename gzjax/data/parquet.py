@@ -51,6 +51,14 @@ def image_column(schema: pa.Schema) -> str | None:
     return found[0].name if found else None
 
 
+def holds_images(file: Path) -> bool:
+    """Whether a Parquet file has a column of encoded images; False if it cannot be read."""
+    try:
+        return image_column(pq.read_schema(file)) is not None
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
 def image_paths(file: Path, column: str) -> list[str | None]:
     """The paths beside the bytes, of each row; none if there is no such field."""
     schema = pq.read_schema(file)

@@ -47,7 +47,7 @@ class Rows:
         wanted = [*filter(None, (id_column, *texts, subfolder))]
         frames = [_read(path, wanted, numbers) for path in paths]
         self.table = pd.concat(frames, ignore_index=True)
-        if self.table.empty:
+        if not len(self.table):
             raise UserError(f"{paths[0]}: expected at least one galaxy, found none")
         self.file = np.repeat(np.arange(len(paths)), [len(frame) for frame in frames])
         self.number = np.concatenate([frame.index.to_numpy() for frame in frames])
@@ -184,7 +184,8 @@ def read_columns(path: Path, wanted: Sequence[str], **options: Any) -> pd.DataFr
         if _is_parquet(path):
             file = pyarrow.parquet.ParquetFile(path)
             there = [name for name in file.schema_arrow.names if name in wanted]
-            return file.read(columns=there).select(there).to_pandas(ignore_metadata=True)
+            table = file.read(columns=there).select(there).to_pandas(ignore_metadata=True)
+            return table.reindex(range(file.metadata.num_rows))  # also of no column
         # A comma at the end of each line would shift the columns.
         return pd.read_csv(path, usecols=lambda name: name in wanted, index_col=False, **options)
 
