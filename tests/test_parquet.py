@@ -234,7 +234,7 @@ def test_a_run_has_the_images_of_its_galaxies(tmp_path):
     rows = data.splits["validation"]
     batch = data.source("validation").batch(np.arange(len(rows)))
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], rows)
-    with pytest.raises(UserError, match="one whole question of decals-dr5, such as .*_weight"):
+    with pytest.raises(UserError, match=r"one whole question of decals-dr5, such as .*_weight"):
         dataset.from_folder(tmp_path, split=Split(), kind="weights", **options)
 
 
