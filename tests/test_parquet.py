@@ -234,6 +234,8 @@ def test_a_run_has_the_images_of_its_galaxies(tmp_path):
     rows = data.splits["validation"]
     batch = data.source("validation").batch(np.arange(len(rows)))
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], rows)
+    with pytest.raises(UserError, match=r"one whole question of decals-dr5, such as .*_weight"):
+        dataset.from_folder(tmp_path, split=Split(), kind="weights", **options)
 
 
 def test_images_that_cannot_be_used_are_left_out(tmp_path):

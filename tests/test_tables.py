@@ -231,6 +231,7 @@ def test_bare_names_are_counts_or_cumulative_fractions_by_their_values():
     assert "line 5, disk-edge-on-dr5_yes: expected a number in [0, 1], found 7" in refused(table)
     assert ": weights" in read(frame_of(votes / 40, [f"{name}_weight" for name in COLUMNS])).about
     whole = frame_of(np.rint(walk(GZ2, volunteers=1)), GZ2.columns)
+    assert "11 of 11" in read(whole.rename(columns=str.lower), GZ2).about
     assert "cumulative" in read(whole, GZ2).about  # the challenge's are, whatever they hold
     assert "one whole question" in refused(whole, GZ2, kind="counts")
 
