@@ -113,7 +113,8 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     assert (workdir / "evaluate_test_2_networks.json").exists()
 
     tables = []
-    for name, options in (("even", ()), ("fitted", ("--mixture", "fitted"))):
+    fitted = ("--mixture", "fitted", "--columns", "both")
+    for name, options in (("even", ()), ("fitted", fitted)):
         status, said, wrong = invoke(
             "--mode", "predict", "--images", world / "images", "--output", f"{name}.csv",
             "--readable", "--views", 2, "--range", 10, *options, *both,
@@ -123,6 +124,14 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
         tables.append(pd.read_csv(f"{name}.csv", keep_default_na=False))
         assert "morphology" in tables[-1].columns
     assert (tables[0]["shape_round"] != tables[1]["shape_round"]).any()
+    assert "shape_round_fraction" not in tables[0]
+    assert "shape_round_fraction" in tables[1]
+    for option in (("--volunteers", 5), ("--campaigns", "dr5")):
+        status, said, wrong = invoke(
+            "--mode", "predict", "--images", world / "images", "--output", "no.csv", *option, *both
+        )
+        assert (status, wrong.count("\n")) == (2, 1)
+        assert option[0].strip("-") in wrong
     status, said, wrong = invoke(
         "--mode", "predict", "--images", world / "images", "--output", "even.csv", *both
     )
