@@ -80,8 +80,7 @@ class Posterior(NamedTuple):
         numbers = counts @ self.tree.membership.astype(int)[:, self.tree.question_of]
         uniform = np.random.default_rng(seed).random(counts.shape)
         below, at = np.moveaxis(self._by_galaxy(_binomial, counts, numbers), -1, 0)
-        asked = (numbers > 0) & ~np.isnan(votes)
-        return np.where(asked, below + uniform * at, np.nan)
+        return np.where(numbers > 0, below + uniform * at, np.nan)
 
     def log_likelihood(self, votes: Answers) -> float:
         """Of all galaxies' votes; the mixture of each question's Dirichlet-multinomials."""

@@ -113,6 +113,9 @@ def test_votes_drawn_from_the_posterior_are_covered_as_often_as_said(believed):
     for each in found["answers"].values():
         assert abs(each["covered"] - 0.9) < 4 * each["error"]
         assert 200 < each["galaxies"] <= 300
+    kind = [found["answers"][column]["covered"] for column in SMALL.columns[:3]]
+    assert found["questions"]["kind"]["covered"] == pytest.approx(np.mean(kind))
+    assert list(found["questions"]) == ["kind", "odd"]
     assert sum(found["pit"]) == pytest.approx(1)
     assert max(found["pit"]) < 0.15
 
@@ -150,6 +153,13 @@ def test_the_mixture_is_more_likely_than_its_mean_component(believed):
         concentrations=believed.concentrations.mean(axis=1, keepdims=True), shares=np.ones(1)
     )
     assert believed.log_likelihood(votes) > one.log_likelihood(votes)
+    expected = 0.0
+    for row, components in zip(votes.astype(int), believed.concentrations, strict=True):
+        for question in SMALL.questions:
+            k, alpha = row[question.columns], components[:, question.columns].astype(float)
+            each = [stats.dirichlet_multinomial.pmf(k, a, k.sum()) for a in alpha]
+            expected += np.log(SHARES @ each)
+    assert believed.log_likelihood(votes) == pytest.approx(expected, rel=1e-5)
 
 
 def test_images_that_cannot_be_read_have_no_intervals(believed):

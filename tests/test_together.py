@@ -146,6 +146,18 @@ def test_a_run_with_extra_galaxies_is_scored_on_the_root_and_resumes(world, tmp_
     )
 
 
+def test_weights_that_saw_an_extra_catalogue_may_have_seen_what_is_held_out_here(world, tmp_path):
+    extra = world.parent / "extra"
+    gzjax.train(tiny.config(world, data__extra=str(extra), epochs=1), tmp_path / "run")
+    start = {"model__weights": str(tmp_path / "run"), "epochs": 1}
+    gzjax.train(tiny.config(world, **start), tmp_path / "finish")  # the same are held out
+    with pytest.raises(UserError, match="also trained on catalogues that are not split"):
+        gzjax.train(tiny.config(extra, **start), tmp_path / "leak")
+    gzjax.train(tiny.config(world, epochs=1), tmp_path / "alone")
+    alone = {"model__weights": str(tmp_path / "alone"), "epochs": 1}
+    gzjax.train(tiny.config(extra, **alone), tmp_path / "other")
+
+
 def test_an_extra_catalogue_of_more_weight_makes_another_run(world, tmp_path):
     found = []
     for weight in (1.0, 2.0):

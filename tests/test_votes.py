@@ -264,7 +264,7 @@ def test_concentrations_belong_to_the_fractions_and_begin_unsure(activation):
     np.testing.assert_allclose(ratio, expected, rtol=1e-5, atol=1e-7)
     start = tree.concentrations(np.zeros((1, 37), np.float32), GZ2, activation)
     assert (np.asarray(start) <= 1).all()  # one volunteer an answer at most
-    extreme = tree.concentrations(np.float32([[-1e4] * 18 + [80] * 19]), GZ2, activation)
+    extreme = tree.concentrations(np.float32([[-1e4] * 18 + [1e4] * 19]), GZ2, activation)
     assert (np.asarray(extreme) > 0).all()
     assert np.isfinite(extreme).all()
 

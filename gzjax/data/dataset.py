@@ -1,5 +1,6 @@
 """All galaxies of a run together: images, votes, and which are held out."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -104,6 +105,13 @@ class Data(NamedTuple):
     def fingerprint(self) -> str:
         """See `catalogue.fingerprint`; wherever the images are, a run on them is the same."""
         return catalogue.fingerprint(self.ids, self.votes, self.tree)
+
+    @property
+    def held_out(self) -> str:
+        """Changes with the GalaxyIDs that are held out, in whatever order."""
+        rows = np.concatenate([self.splits["validation"], self.splits["test"]])
+        names = "\n".join(sorted({self.ids[row] for row in rows}))
+        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def check_same(self, fingerprint: str, workdir: Path) -> None:
         """Checks that the galaxies are those that a run was started on.

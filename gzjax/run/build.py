@@ -81,6 +81,12 @@ def build_run(
     data = build_data(options.data, tree, cache, check_images, report)
     if saved:
         data.check_same(saved["data"], workdir)
+    if origin.held_out not in (None, data.held_out):
+        # Those catalogues may hold any of the galaxies that are held out here.
+        raise UserError(
+            f"--config.model.weights: {options.model.weights} was also trained on catalogues that "
+            "are not split, without the galaxies that it held out; expected the same held-out ones"
+        )
     network = build_network(options, tree, origin.conventions)
     return Run(
         model=build_model(options, tree, network, placement),
@@ -92,6 +98,8 @@ def build_run(
             "tree": tree.to_dict(),
             "conventions": origin.conventions._asdict(),
             "data": data.fingerprint,
+            "held_out": data.held_out,
+            "unsplit": not all(member.scored for member in data.members),
             "processes": jax.process_count(),
         },
         on_device=options.data.on_device,
@@ -193,10 +201,13 @@ class Origin(NamedTuple):
 
     conventions: what a network has to do the way that they were trained.
     begin: the weights that the run starts from, given ones drawn at random.
+    held_out: of a run that was also trained on catalogues that are not split, what it held out;
+      see `Data.held_out`.
     """
 
     conventions: Conventions
     begin: Callable[[Weights], Weights]
+    held_out: str | None = None
 
 
 def find_origin(options: Options, tree: Tree) -> Origin:
@@ -222,6 +233,7 @@ def find_origin(options: Options, tree: Tree) -> Origin:
         return Origin(
             Conventions.from_json(best.about["conventions"]),
             lambda drawn: pretrained.take_over(best.average, drawn, same_tree),
+            best.about["held_out"] if best.about.get("unsplit") else None,
         )
     published = pretrained.read(weights, name, options.model.conventions)
     return Origin(
