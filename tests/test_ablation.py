@@ -43,6 +43,16 @@ def run_of(root, name, seed=0, options=None):
     return Run(name, seed, options or {}, root / f"{name}_{seed}")
 
 
+def intervals(covered):
+    """Of an evaluation, as far as the page reads it."""
+    kinds = {"plain": covered, "tempered": covered + 0.01}
+    levels = {
+        kind: {"levels": {"50": {"covered": 0.1}, "90": {"covered": share}}}
+        for kind, share in kinds.items()
+    }
+    return {"temperatures": [1.2], **levels}
+
+
 def test_the_power_law_is_found():
     sizes = [500, 1000, 2000, 4000]
     a, b = ablation.fit_power_law(sizes, [0.3 * n**-0.12 for n in sizes])
@@ -63,7 +73,9 @@ def test_the_page_says_what_was_found(tmp_path):
         worse = 0.0 if name == "recipe" else 0.01
         for seed in range(2):
             runs.append(run_of(tmp_path, name, seed))
-            finish(runs[-1].workdir, 0.100 + 0.002 * seed + worse, 0.09 + 0.004 * seed + worse)
+            likely = {"intervals": intervals(0.85 + seed / 10)} if name == "likelihood" else {}
+            rmse = 0.100 + 0.002 * seed + worse, 0.09 + 0.004 * seed + worse
+            finish(runs[-1].workdir, *rmse, **likely)
     for size in ablation.SIZES:
         runs.append(run_of(tmp_path, str(size)))
         finish(runs[-1].workdir, 0.1, 0.091 * (size / 4000) ** -0.1 + 0.001)
@@ -87,6 +99,11 @@ def test_the_page_says_what_was_found(tmp_path):
         ["weights", "as after the last step", "0.1030 ± 0.0014", "+0.0020 ± 0.0000"],
         ["views", "1", "0.1010 ± 0.0014", ""],
         ["views", "16", "0.1000 ± 0.0014", "-0.0010 ± 0.0000"],
+    ]
+    assert lines_of(page, "## Intervals") == [
+        ["variant", "views", "as they are", "tempered", "temperature"],
+        ["likelihood", "1", "0.900 ± 0.071", "0.910 ± 0.071", "1.200 ± 0.000"],
+        ["likelihood", "16", "0.900 ± 0.071", "0.910 ± 0.071", "1.200 ± 0.000"],
     ]
     assert lines_of(page, "## More galaxies") == [
         ["training galaxies", "test RMSE, 16 views"],
@@ -329,7 +346,7 @@ def test_shares_are_all_runs_each_once(tmp_path, started, monkeypatch):
     for number in (1, 2, 3):
         before = len(started)
         assert ablate(tmp_path, "--seeds=1", "--epochs=1", "--share", f"{number}/3") is None
-        assert len(started) - before == (4 if number < 3 else 3)
+        assert len(started) - before == (5 if number == 1 else 4)
     workdirs = [command[command.index("--workdir") + 1] for command in started]
     assert len(set(workdirs)) == len(started) == len(ablation.VARIANTS) - 1  # softplus has it all
     assert workdirs[0].endswith("recipe_0")
