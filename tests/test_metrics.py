@@ -251,3 +251,45 @@ def test_a_question_asked_after_any_of_two_answers():
         "kind",
         "merger",
     ]
+
+
+def numbers(value):
+    """All numbers of a nested result, in order."""
+    parts = value.values() if isinstance(value, dict) else value
+    if not isinstance(parts, list | tuple) and parts is value:
+        return [-1.0 if value is None else value]
+    return [number for part in parts for number in numbers(part)]
+
+
+def test_what_nobody_knows_counts_for_nothing(crowd, gz2):
+    """Galaxies of which nothing is known are as good as not there, and so are questions."""
+    generator = np.random.default_rng(3)
+    observed = crowd[:40].astype(np.float32)
+    predicted = np.clip(observed + generator.normal(0, 0.1, observed.shape), 0, 1)
+    predicted = predicted.astype(np.float32)
+    mean = crowd.mean(axis=0)
+    some = observed.copy()
+    some[25:] = np.nan
+    known = metrics.summary(predicted[:25], observed[:25], mean, gz2)
+    found = metrics.summary(predicted, some, mean, gz2)
+    for name in known.keys() - {"galaxies", "rmse_interval"}:
+        assert numbers(found[name]) == pytest.approx(numbers(known[name])), name
+    bar = gz2.questions[2]
+    some = observed.copy()
+    some[:, bar.columns] = np.nan
+    found = metrics.summary(predicted, some, mean, gz2)
+    others = np.delete(np.arange(37), np.arange(37)[bar.columns])
+    assert found["rmse"] == pytest.approx(metrics.rmse(predicted[:, others], observed[:, others]))
+    expected = metrics.rmse(np.broadcast_to(mean, observed.shape)[:, others], observed[:, others])
+    assert found["baseline_rmse"] == pytest.approx(expected)
+    low, high = found["rmse_interval"]
+    assert low < found["rmse"] < high
+    assert found["rmse_per_question"]["bar"] is None
+    assert found["baseline_rmse_per_question"]["bar"] is None
+    assert found["rmse_per_answer"]["Class3.1"] is None
+    assert found["calibration"]["bar"] == {"error": None, "curve": []}
+    assert found["accuracies"]["bar"]["galaxies"] == 0
+    whole = metrics.summary(predicted, observed, mean, gz2)
+    assert found["rmse_per_question"]["disk-edge-on"] == whole["rmse_per_question"]["disk-edge-on"]
+    for name in ("accuracies", "calibration"):
+        assert found[name]["has-spiral-arms"] == whole[name]["has-spiral-arms"]
