@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import gzjax
-from gzjax import trees, votes
+from gzjax import posterior, trees, votes
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, predict, recorder
 
@@ -172,6 +172,7 @@ def test_coverage_is_scored_and_the_temperature_remembered(model, workdir):
         assert listed.loc["tail_no", "covered"] == pytest.approx(expected)
     rows, (found,) = evaluate.predict_all([model], [data], "test", 3)
     believed = evaluate.mixed_posterior([model], [found["concentrations"]], [1.0])
+    assert result["intervals"]["plain"] == posterior.coverage(believed, data.votes[rows])
     cooled = believed.concentrations / model.temperature(3)
     images = [data.images.place(row) for row in rows]
     np.testing.assert_allclose(model.posterior(images).concentrations, cooled, rtol=1e-4)
