@@ -187,6 +187,11 @@ def test_several_scored_catalogues_are_scored_apart(world, tmp_path):
     options = {"data__catalogues": catalogues, "epochs": 1}
     data = data_of(world, **options)
     assert [member.weight for member in data.members] == [1.0, 0.5]
+    for change in ({"weight": 2.0}, {"weight": 0.5, "scored": False}):
+        other = (catalogues[0], catalogues[1] | change)
+        assert (
+            data_of(world, **options | {"data__catalogues": other}).fingerprint != data.fingerprint
+        )
     assert all(member.scored for member in data.members)
     model = gzjax.train(tiny.config(world, **options), tmp_path / "run")
     result = gzjax.evaluate(model, data, views=1)

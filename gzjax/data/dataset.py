@@ -103,8 +103,15 @@ class Data(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """See `catalogue.fingerprint`; wherever the images are, a run on them is the same."""
-        return catalogue.fingerprint(self.ids, self.votes, self.tree)
+        """See `catalogue.fingerprint`; wherever the images are, a run on them is the same.
+
+        It changes with the catalogues' weights, too, which decide the order of batches.
+        """
+        found = catalogue.fingerprint(self.ids, self.votes, self.tree)
+        if not self.members:
+            return found
+        members = [(m.first, m.stop, m.weight, m.scored) for m in self.members]
+        return hashlib.sha256(repr((found, members)).encode()).hexdigest()[:16]
 
     @property
     def held_out(self) -> str:
