@@ -10,7 +10,7 @@ import tiny
 import gzjax
 from gzjax import posterior, trees, votes
 from gzjax.errors import UserError
-from gzjax.run import build, evaluate, predict, recorder
+from gzjax.run import build, evaluate, predict, recorder, train
 
 KINDS = ("fraction", "90pc-lower", "90pc-upper")
 DIRICHLET = {"loss__terms": ("dirichlet",), "loss__activation": "softmax", "evaluate__views": 3}
@@ -243,3 +243,11 @@ def test_several_campaigns_are_predicted_apart(world, tmp_path):
     pd.testing.assert_frame_equal(some, whole[some.columns])
     again = gzjax.load(tmp_path / "run").predict(world / "images", campaigns=["rings"])
     pd.testing.assert_frame_equal(again, some)
+    report = gzjax.Report(loud=False)
+    both = config(world, data__catalogues=catalogues)
+    train.pack(both, tmp_path / "pack", cache=None, check_images=False, report=report)
+    packed = {"data.kind": "pack", "data.root": str(tmp_path / "pack"), "data.catalogues": ()}
+    packed["data.tree"] = f"{world / 'toy.toml'}+{ring}"
+    data = gzjax.load_data(tmp_path / "run", packed)
+    assert data.tree == model.tree
+    assert [member.name for member in data.members] == ["galaxies", "rings"]

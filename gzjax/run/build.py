@@ -264,9 +264,13 @@ def check_held_out(ours: DataSettings, theirs: Mapping[str, Any], weights: str) 
 
 
 def load_tree(settings: DataSettings) -> Tree:
-    """The decision tree that the options name: of several catalogues the union of theirs."""
+    """The decision tree that the options name; of several catalogues the union of theirs.
+
+    A pack of several has such a union, which is named `decals-dr5+gz2`.
+    """
     with named("--config.data.tree: "):
         names = [each.tree for each in settings.listed()] or [settings.tree]
+        names = [name for each in names for name in each.split("+")]
         return trees.union([trees.load(name) for name in dict.fromkeys(names)])
 
 
