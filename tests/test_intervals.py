@@ -136,6 +136,23 @@ def test_files_have_the_columns_of_the_notebook(world, model, tmp_path, suffix):
         np.testing.assert_allclose(found[expected.columns], expected, atol=6e-7)
 
 
+def test_parts_with_other_columns_are_not_taken_over(world, model, tmp_path, monkeypatch):
+    def predicted(**wanted):
+        predict.predict_to_file(
+            [model], str(world / "images"), tmp_path / "p.csv", views=1, shares=np.ones(1),
+            readable=False, report=gzjax.Report(loud=False), wanted=predict.Wanted(**wanted),
+        )  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "join", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predicted(columns="survey")
+    for wanted in ({"columns": "both"}, {"columns": "survey", "volunteers": 5}):
+        with pytest.raises(UserError, match="was left by a prediction of other images or by"):
+            predicted(**wanted)
+    predicted(columns="survey")
+
+
 def test_an_image_that_cannot_be_read_has_no_interval(world, model, tmp_path):
     (tmp_path / "bad.png").write_text("no image")
     files = [world / "images" / "1000.png", tmp_path / "bad.png"]

@@ -164,6 +164,7 @@ def test_an_extra_catalogue_of_more_weight_makes_another_run(world, tmp_path):
         options = {"data__extra": str(world.parent / "extra"), "data__extra_weight": weight}
         model = gzjax.train(tiny.config(world, epochs=1, **options), tmp_path / f"run{weight}")
         found.append(np.asarray(model.weights.params["stem"]["kernel"]))
+        assert model.step == data_of(world, **options).source("train").drawn // 8
     assert not np.array_equal(*found)
 
 
