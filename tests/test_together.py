@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import gzjax
-from gzjax.data import batches, dataset
+from gzjax.data import batches, dataset, packing
 from gzjax.data.batches import Source
 from gzjax.data.images import JoinedImages
 from gzjax.errors import UserError
@@ -181,6 +181,25 @@ def test_a_pack_of_several_catalogues_is_them(world, tmp_path):
     assert after.source("train").parts == before.source("train").parts
     for split, rows in before.splits.items():
         np.testing.assert_array_equal(after.splits[split], rows)
+
+
+def test_a_pack_without_an_unreadable_galaxy_knows_where_its_catalogues_end(world, tmp_path):
+    data = data_of(world, data__extra=str(world.parent / "extra"))
+
+    class Broken(JoinedImages):
+        def __getitem__(self, position):
+            if position in (5, 50):
+                raise OSError("gone")
+            return super().__getitem__(position)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing.catalogue, "MOST_LEFT_OUT", 0.1)
+        packing.write(tmp_path / "pack", data._replace(images=Broken(data.images.parts)))
+    after = data_of(tmp_path / "pack", data__kind="pack", data__tree=str(world / "toy.toml"))
+    root, extra = after.members
+    assert (root.first, root.stop, extra.first, extra.stop) == (0, 47, 47, len(data.ids) - 2)
+    assert after.ids[46:48] == data.ids[47:49]
+    assert set(after.ids[:47]) >= {after.ids[row] for row in after.splits["test"]}
 
 
 def test_several_scored_catalogues_are_scored_apart(world, tmp_path):

@@ -232,7 +232,7 @@ class JoinedImages(Images):
     def _find(self, position: int) -> tuple[Any, int]:
         part = int(np.searchsorted(self.ends, position, side="right"))
         images, rows = self.parts[part]
-        return images, int(rows[position - self.ends[part] + len(rows)])
+        return images, int(rows[position - self.ends[part]])  # counted from the part's end
 
     def __getitem__(self, position: int) -> np.ndarray:
         images, row = self._find(position)
