@@ -79,3 +79,13 @@ def test_no_member_is_better_than_the_fitted_mixture(deviations):
     mixed = np.tensordot(weights, np.stack(members), axes=1)
     best = min(metrics.rmse(member, observed) for member in members)
     assert metrics.rmse(mixed, observed) <= best + 1e-4
+
+
+def test_what_nobody_knows_weighs_nothing(crowd):
+    generator = np.random.default_rng(4)
+    observed = crowd[:30].astype(np.float32)
+    members = [observed + generator.normal(0, s, observed.shape) for s in (0.1, 0.2)]
+    unknown = observed.copy()
+    unknown[10:] = np.nan
+    some = ensemble.fit_weights([each[:10] for each in members], observed[:10])
+    np.testing.assert_allclose(ensemble.fit_weights(members, unknown), some, atol=1e-6)

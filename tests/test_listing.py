@@ -306,7 +306,9 @@ def test_images_inside_parquet_files_are_listed(tmp_path):
     one = list_images(tmp_path / "data" / "b.parquet")
     assert one.ids == ["4", "5"]
     assert int(one.framed(Framing(1.0, 16))[1].mean()) == 50
-    assert one.digest != listed.digest
+    parquet_of(tmp_path / "more" / "b.parquet", "uv", (60, 70), id_str=["4", "5"])
+    other = list_images(tmp_path / "more" / "b.parquet")
+    assert len({one.digest, other.digest, listed.digest}) == 3
     parquet_of(tmp_path / "c.parquet", "pq", (1, 2))
     assert list_images(tmp_path / "c.parquet").ids == ["p", "q"]
     (tmp_path / "none").mkdir()
