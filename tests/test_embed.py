@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import pyarrow
 import pyarrow.parquet as pq
 import pytest
 import tiny
@@ -77,12 +78,9 @@ def test_outputs_are_linear_in_features_of_every_network(monkeypatch):
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
     real = models.build("efficientnet-tiny", outputs=3, image_size=32)
     for network in (real, tiny.network(outputs=3)):
-        shapes, generator = (
-            jax.eval_shape(network.init, jax.random.key(0)),
-            np.random.default_rng(0),
-        )
+        shapes = jax.eval_shape(network.init, jax.random.key(0))
         weights = jax.tree.map(
-            lambda leaf, generator=generator: generator.uniform(0, 1, leaf.shape), shapes
+            lambda leaf: np.random.default_rng(leaf.size).uniform(0, 1, leaf.shape), shapes
         )
 
         @jax.jit
@@ -233,6 +231,17 @@ def test_row_groups_may_be_smaller_or_larger_than_blocks(tmp_path, monkeypatch):
             assert sum(map(len, embeddings.blocks(tmp_path / name))) == 50
             found = embed.similar("17", tmp_path / name, 8)
             pd.testing.assert_frame_equal(found, expected, atol=1e-6)
+
+
+def test_a_file_is_read_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "BLOCK", 100)
+    table = pq.read_table(file_of(tmp_path / "e.parquet", np.ones((3000, 1024))))
+    pq.write_table(table, tmp_path / "groups.parquet", row_group_size=100, use_dictionary=False)
+    del table
+    before, most = pyarrow.total_allocated_bytes(), 0
+    for _ in embeddings.blocks(tmp_path / "groups.parquet"):
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+    assert 0 < most < 3000 * 1024 * 2 / 4
 
 
 def test_copies_and_zeros_are_no_surprise(tmp_path):

@@ -68,20 +68,23 @@ def read_ids(file: Path) -> list[str]:
 
 def read_row(file: Path, row: int) -> Float32[np.ndarray, "1 features"]:
     """The features of one galaxy, of length 1."""
-    for block in blocks(file):
-        if row < len(block):
-            return block[row : row + 1]
-        row -= len(block)
-    raise IndexError(row)
+    with _opened(file) as opened:
+        sizes = [opened.metadata.row_group(n).num_rows for n in range(opened.num_row_groups)]
+        group = int(np.searchsorted(np.cumsum(sizes), row, side="right"))
+        column = opened.read_row_group(group, columns=["features"]).column(0).combine_chunks()
+    return unit(_array(column.slice(row - sum(sizes[:group]), 1)))
 
 
 def blocks(file: Path) -> Iterator[Float32[np.ndarray, "block features"]]:
     """All features in order, of length 1."""
     with _opened(file) as opened:
         for batch in opened.iter_batches(BLOCK, columns=["features"]):
-            column = batch.column(0)
-            flat = column.flatten().to_numpy(zero_copy_only=False)
-            yield unit(flat.reshape(-1, column.type.list_size))
+            yield unit(_array(batch.column(0)))
+
+
+def _array(lists: pa.FixedSizeListArray) -> Shaped[np.ndarray, "galaxies features"]:
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, lists.type.list_size)
 
 
 def unit(
@@ -122,7 +125,7 @@ def _highest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _opened(file: Path) -> pq.ParquetFile:
     try:
-        opened = pq.ParquetFile(file)
+        opened = pq.ParquetFile(file, pre_buffer=False)  # which would keep all that was read
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; expected what --mode embed wrote") from None
     except (OSError, pa.ArrowInvalid) as error:
