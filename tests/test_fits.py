@@ -109,13 +109,16 @@ def test_the_ratios_of_bands_are_kept_where_it_is_bright(tmp_path):
     np.testing.assert_allclose(plain, expected, atol=1.01)
 
 
+@pytest.mark.parametrize("stretch", ["asinh", "linear"])
 @pytest.mark.parametrize("bands", [1, 3])
-def test_unknown_pixels_are_black_and_count_for_nothing(bands):
+def test_unknown_pixels_are_black_and_count_for_nothing(bands, stretch):
     whole = np.stack([galaxy(seed=n) for n in range(bands)])
     holed = whole.copy()
     holed[-1, 3:6, 20:24] = np.nan
     holed[0, 30, 2] = np.inf
-    found, before = (fits.colours(each, FitsSettings())[::-1] for each in (holed, whole))
+    found, before = (
+        fits.colours(each, FitsSettings(stretch=stretch))[::-1] for each in (holed, whole)
+    )
     unknown = ~np.isfinite(holed).all(axis=0)
     assert (found[unknown] == 0).all()
     assert np.abs(found[~unknown].astype(int) - before[~unknown]).max() < 12
@@ -307,6 +310,22 @@ def test_training_packing_and_prediction_read_alike(world, tmp_path):
         packing.write(tmp_path / "pack", data._replace(framing=other))
 
 
+def test_the_check_of_images_knows_which_bands_are_wanted(world, tmp_path):
+    """Else cubes of four bands would be refused before training."""
+    shutil.copytree(world, tmp_path / "world")
+    for file in (tmp_path / "world").glob("*.fits*"):
+        with io.open(file) as hdus:
+            for hdu in hdus:
+                if hdu.data is not None:
+                    hdu.data = np.concatenate([hdu.data, hdu.data[:1]])
+            hdus.writeto(tmp_path / file.name)
+        shutil.move(tmp_path / file.name, file)
+    with pytest.raises(UserError, match=r"48 of 48 galaxies would be skipped.* 4 bands"):
+        data_of(tmp_path / "world")
+    found = data_of(tmp_path / "world", fits__bands="2,1,0").images[0]
+    np.testing.assert_array_equal(found, data_of(world).images[0])
+
+
 def test_files_are_listed_by_folder_path_and_hdu(world):
     found = listing.list_images(world)
     assert len(found.ids) == 1 + 2 * tiny.GALAXIES // 3
@@ -329,7 +348,7 @@ def test_without_astropy_a_line_says_what_to_install(world, monkeypatch, tmp_pat
         for name in [name for name in sys.modules if name.startswith("astropy.")]:
             patch.delitem(sys.modules, name)
         encoded = (world / "many.fits").read_bytes()
-        assert check_image(encoded).startswith("reading FITS needs astropy")
+        assert check_image(encoded).startswith("reading FITS needs the extra fits")
 
 
 def test_positions_without_images_are_told_how_to_get_some(world, tmp_path):

@@ -12,7 +12,7 @@ from gzjax.errors import UserError
 FITS = (".fits", ".fit", ".fits.gz", ".fits.fz")
 # A FITS file, and which of its HDUs, as in cfitsio: `cutouts.fits[3]`.
 _HDU = re.compile(r"(.*\.(?:fits|fit|fits\.gz|fits\.fz))\[([^\[\]]+)\]", re.IGNORECASE | re.DOTALL)
-NEEDS_ASTROPY = "reading FITS needs astropy, an extra: pip install 'gzjax[fits]'"
+NEEDS_ASTROPY = "reading FITS needs the extra fits: pip install 'gzjax[fits]', or astropy alone"
 # A path, or what such a file holds.
 Encoded = str | os.PathLike[str] | bytes
 
