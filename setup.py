@@ -11,6 +11,7 @@ setup(
     package_dir={"gzjax.configs": "configs"},
     extras_require={
         **{kind: [f"jax[{kind}]"] for kind in ("cuda12", "cuda13", "tpu")},
+        "fits": ["astropy>=7,<9"],
         "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
     },
 )

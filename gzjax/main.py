@@ -3,6 +3,9 @@
     --mode train      trains, or resumes training, and tests at the end (the default)
     --mode evaluate   tests the best checkpoint of --workdir again, or of several together
     --mode predict    writes the vote fractions of --images into the table --output
+    --mode embed      writes the network's features of --images into the Parquet file --output
+    --mode similar    writes the galaxies of --embeddings that are most similar to --query
+    --mode anomalies  writes how far each galaxy of --embeddings is from the others
     --mode pack       decodes all galaxies once, into the folder --pack
 
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
@@ -11,6 +14,9 @@ Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 import errno
 import logging
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import absl.logging
 from absl import app, flags
@@ -19,7 +25,17 @@ from gzjax import files
 from gzjax.errors import UserError
 from gzjax.run import command_line
 
-MODES = ("train", "evaluate", "predict", "pack")
+if TYPE_CHECKING:
+    from gzjax.run.report import Report
+
+MODES = ("train", "evaluate", "predict", "embed", "similar", "anomalies", "pack")
+# Flags that they cannot do without.
+NEEDED = {
+    "predict": ("images", "output"),
+    "embed": ("images", "output"),
+    "similar": ("query", "embeddings", "output"),
+    "anomalies": ("embeddings", "output"),
+}
 
 command_line.define_recipe()
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
@@ -37,9 +53,14 @@ flags.DEFINE_multi_integer(
     "views", [], "How many views to average; several times: each. Default: the recipe's.", 1
 )
 flags.DEFINE_string(
-    "images", "", "To predict: a folder, a pattern in quotes, or a CSV or Parquet table of paths."
+    "images",
+    "",
+    "To predict or embed: a folder, a pattern in quotes, or a CSV or Parquet table of paths.",
 )
-flags.DEFINE_string("output", "", "The predictions: a CSV or Parquet file to write.")
+flags.DEFINE_string("output", "", "The table to write: CSV or Parquet; of embeddings, Parquet.")
+flags.DEFINE_string("embeddings", "", "Embeddings to compare, which --mode embed wrote.")
+flags.DEFINE_string("query", "", "Which galaxy to compare with others: a GalaxyID or an image.")
+flags.DEFINE_integer("k", 50, "How many similar galaxies; the neighbour that anomalies go by.", 1)
 flags.DEFINE_bool("readable", False, "Adds columns to them that say in words what is likely.")
 flags.DEFINE_enum(
     "columns",
@@ -96,20 +117,23 @@ def run() -> None:
         return
 
     overrides = command_line.overrides()
-    if given.mode == "predict":
-        for name in ("images", "output"):
+    if given.mode in NEEDED:
+        for name in NEEDED[given.mode]:
             if not given[name].value:
-                raise UserError(f"--mode predict: expected --{name}, too")
+                raise UserError(f"--mode {given.mode}: expected --{name}, too")
         if jax.process_count() > 1:
             raise UserError(
-                "--mode predict: expected one process; give each its own images instead"
+                f"--mode {given.mode}: expected one process; give each its own images instead"
             )
         if len(given.views) > 1:
             raise UserError(
                 f"--views: expected one number to predict with, found {len(given.views)}"
             )
         output = command_line.path(given.output)
-        predict.check_output(output)
+        predict.check_output(output, (".parquet",) if given.mode == "embed" else predict.SUFFIXES)
+    if given.mode in ("embed", "similar", "anomalies"):
+        run_embeddings(workdirs, overrides, output, report)
+        return
     models = [load(workdir, overrides) for workdir in workdirs]
     data = []
     if given.mode == "evaluate" or (given.mixture == "fitted" and len(models) > 1):
@@ -138,6 +162,37 @@ def run() -> None:
         wanted=predict.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
         size=given.range,
     )
+
+
+def run_embeddings(
+    workdirs: Sequence[Path], overrides: Mapping[str, Any], output: Path, report: "Report"
+) -> None:
+    """Does what the flags say of embeddings."""
+    from gzjax.run import embed, predict
+    from gzjax.run.build import load
+
+    given = flags.FLAGS
+    if len(workdirs) > 1:
+        raise UserError(f"--workdir: expected one run to embed with, found {len(workdirs)}")
+    if given.mode == "embed":
+        embed.embed_to_file(
+            load(workdirs[0], overrides),
+            given.images,
+            output,
+            views=given.views[0] if given.views else None,
+            report=report,
+            size=given.range,
+        )
+        return
+    embeddings = command_line.path(given.embeddings)
+    if given.mode == "anomalies":
+        table = embed.anomalies(embeddings, given.k, report)
+    else:
+        known = embed.check_query(given.query, embeddings)
+        model = None if known else load(workdirs[0], overrides)
+        table = embed.similar(given.query, embeddings, given.k, model)
+    predict.write_table(table, output)
+    report.say(f"{output}: {len(table)} galaxies")
 
 
 def default_workdir() -> str:

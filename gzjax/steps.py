@@ -1,10 +1,10 @@
-"""The two programs that run on the devices: one step of training, and one of prediction.
+"""The programs that run on the devices: a step of training, of prediction, of embedding.
 
-Both are pure functions of arrays, to be jitted; `gzjax.run.model` says how they are spread over
+All are pure functions of arrays, to be jitted; `gzjax.run.model` says how they are spread over
 devices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, UInt8
 
 from gzjax import augment, losses
 from gzjax import tree as trees
@@ -134,7 +134,6 @@ def predict_step(
     of `image` uint8[batch, canvas, canvas, 3] and `votes`; whatever else it has stays. Of outputs
     trained by their likelihood come `concentrations` float32[batch, views, answers], too.
     """
-    canvases = batch["image"]
 
     def seen(images: jax.Array) -> tuple[jax.Array, ...]:
         outputs, _ = network.apply(*weights, images, train=False)
@@ -143,20 +142,50 @@ def predict_step(
             return (fractions,)
         return fractions, trees.concentrations(outputs, tree, activation)
 
-    if views == 1:
-        found = seen(augment.upright_view(canvases, test_views.field, image_size))
-        each = [array[None] for array in found]
-    else:
-        maps = augment.grid_maps(views, test_views.field, test_views.zoom)
-        widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
-
-        def through(view_map: jax.Array) -> tuple[jax.Array, ...]:
-            one_map = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
-            return seen(augment.mapped(canvases, one_map, image_size, widest))
-
-        each = jax.lax.map(through, jnp.asarray(maps), batch_size=test_views.at_once)
+    each = of_each_view(seen, batch["image"], image_size, test_views, views)
     result = {name: array for name, array in batch.items() if name not in ("image", "votes")}
     result["fractions"] = each[0].mean(axis=0)
     if likely:
         result["concentrations"] = each[1].swapaxes(0, 1)
     return result
+
+
+def embed_step(
+    weights: Weights,
+    batch: Batch,
+    *,
+    network: Network,
+    image_size: int,
+    test_views: TestViews,
+    views: int,
+) -> Float32[Array, "batch features"]:
+    """The network's features of a batch, averaged over test-time views, as in `predict_step`.
+
+    Outputs are linear in features, so the features' average gives the outputs' average.
+    """
+
+    def seen(images: jax.Array) -> tuple[jax.Array, ...]:
+        return (network.features(*weights, images),)
+
+    return of_each_view(seen, batch["image"], image_size, test_views, views)[0].mean(axis=0)
+
+
+def of_each_view(
+    seen: Callable[[jax.Array], tuple[jax.Array, ...]],
+    canvases: UInt8[Array, "batch canvas canvas 3"],
+    image_size: int,
+    test_views: TestViews,
+    views: int,
+) -> Sequence[Float[Array, "views batch ..."]]:
+    """What is `seen` of each test-time view; see `augment.grid_maps`. A single one is upright."""
+    if views == 1:
+        found = seen(augment.upright_view(canvases, test_views.field, image_size))
+        return [array[None] for array in found]
+    maps = augment.grid_maps(views, test_views.field, test_views.zoom)
+    widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
+
+    def through(view_map: jax.Array) -> tuple[jax.Array, ...]:
+        one_map = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
+        return seen(augment.mapped(canvases, one_map, image_size, widest))
+
+    return jax.lax.map(through, jnp.asarray(maps), batch_size=test_views.at_once)

@@ -576,6 +576,7 @@ def test_the_package_requires_what_the_scripts_install(wheel):
     assert required == {
         "": requirements("requirements.txt"),
         "test": requirements("tests/requirements.txt"),
+        "fits": {"astropy"},
         **{kind: {f"jax[{kind}]"} for kind in ("cuda12", "cuda13", "tpu")},
     }
     assert metadata["Name"] == "gzjax"

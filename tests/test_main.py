@@ -138,6 +138,30 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     assert status == 2
     assert "even.csv is already there" in wrong
 
+    one = ["--workdir", workdir, *common]
+    status, said, wrong = invoke(
+        "--mode", "embed", "--images", world / "images", "--output", "e.parquet", *one
+    )
+    assert (status, wrong) == (0, "")
+    assert f"e.parquet: {tiny.GALAXIES} galaxies" in said
+    compare = ["--embeddings", "e.parquet", "--k", 3]
+    for name, query in (("id", 1007), ("file", world / "images" / "1007.png")):
+        status, said, wrong = invoke(
+            "--mode", "similar", "--query", query, "--output", f"{name}.csv", *compare, *one
+        )
+        assert (status, wrong) == (0, "")
+        found = pd.read_csv(f"{name}.csv", dtype={"GalaxyID": str})
+        assert found["GalaxyID"][0] == "1007"
+        assert len(found) == 3
+    status, said, wrong = invoke("--mode", "anomalies", "--output", "a.parquet", *compare, *common)
+    assert (status, wrong) == (0, "")
+    assert len(pd.read_parquet("a.parquet")) == tiny.GALAXIES
+    status, said, wrong = invoke(
+        "--mode", "embed", "--images", world / "images", "--output", "f.parquet", *both
+    )
+    assert (status, wrong.count("\n")) == (2, 1)
+    assert "--workdir: expected one run to embed with, found 2" in wrong
+
     status, said, wrong = invoke("--mode", "pack", "--config", recipe, "--pack", "pack", *common)
     assert (status, wrong) == (0, "")
     packed = ["--config.data.kind=pack", "--config.data.root=pack"]
@@ -153,7 +177,7 @@ def test_check_images_decodes_every_image(invoke, world, recipe, tmp_path, monke
 
     asked = []
 
-    def check_image(file, decode=False):
+    def check_image(file, decode=False, fits=None):
         asked.append(decode)
         return ""
 
@@ -188,6 +212,13 @@ MISTAKES = [
         ["--mode", "predict", "--images", "x", "--output", "p.csv", "--views", "1", "--views", "2"],
         "--views: expected one number to predict with, found 2",
     ),
+    (["--mode", "embed", "--images", "x", "--output", "e.csv"], "name that ends with .parquet"),
+    (["--mode", "similar", "--output", "s.csv"], "--mode similar: expected --query, too"),
+    (
+        ["--mode", "anomalies", "--embeddings", "e.parquet", "--output", "a.csv"],
+        "e.parquet: no such file; expected what --mode embed wrote",
+    ),
+    (["--config.fits.low=-1"], "--config.fits.low: expected a percentile from 0 to 100, found -1"),
     (["--config.model.weights=imagenet"], "--config.model.weights: "),
     (["--config.model.weights=configs"], "--config.model.weights: configs/checkpoints: no check"),
     (["--config.loss.activation=sigmoid", "--config.loss.targets=conditional"], "--config.loss."),

@@ -119,7 +119,7 @@ def test_the_manifest_says_what_is_there(packed):
     assert [shard["galaxies"] for shard in manifest["shards"]] == [16] * 4
     assert manifest["bytes"] == sum(file.stat().st_size for file in packed.glob("*.arecord"))
     assert trees.Tree.from_dict(manifest["tree"]) == GZ2
-    assert (manifest["crop"], manifest["canvas"]) == FRAMING
+    assert {name: manifest[name] for name in FRAMING.options} == FRAMING.options
     assert {file.suffix for file in packed.iterdir()} == {".json", ".npz", ".arecord"}
     assert not (packed / "unfinished.json").exists()
 

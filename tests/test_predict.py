@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 
+from gzjax import tree as trees
 from gzjax.data import images
 from gzjax.errors import UserError
 from gzjax.run import predict
@@ -14,8 +16,12 @@ from gzjax.run.predict import Parts, Predicted
 JOB = {"images": "0123", "views": 4}
 
 
-def parts_of(output, gz2, number, size=4, job=JOB):
-    return Parts(output, job, gz2, number, size)
+def parts_of(output, number, size=4, job=JOB):
+    return Parts(output, job, number, size)
+
+
+def join(parts, output, readable):
+    return predict.join(parts, output, trees.load("gz2"), predict.CHALLENGE, readable)
 
 
 def write(parts, rows, crowd, faults=None):
@@ -23,11 +29,13 @@ def write(parts, rows, crowd, faults=None):
     faults = [""] * len(rows) if faults is None else faults
     values = crowd[rows.start : rows.stop].astype(np.float32)
     some = [Predicted(values[:2], None, faults[:2]), Predicted(values[2:], None, faults[2:])]
-    parts.write(rows, [str(row) for row in rows], some)
+    ids = [str(row) for row in rows]
+    table = predict.table_of(trees.load("gz2"), ids, some, predict.CHALLENGE)
+    parts.write(rows, pyarrow.Table.from_pandas(table, preserve_index=False))
 
 
-def filled(output, gz2, crowd, number, broken=()):
-    parts = parts_of(output, gz2, number)
+def filled(output, crowd, number, broken=()):
+    parts = parts_of(output, number)
     for rows in parts.missing():
         write(parts, rows, crowd, ['broken, as "they" say' * (row in broken) for row in rows])
     return parts
@@ -36,8 +44,8 @@ def filled(output, gz2, crowd, number, broken=()):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_parts_are_joined_in_order(tmp_path, crowd, gz2, suffix):
     output = tmp_path / f"p{suffix}"
-    parts = filled(output, gz2, crowd, 30, broken=(4,))
-    assert predict.join(parts, output, readable=False) == 1
+    parts = filled(output, crowd, 30, broken=(4,))
+    assert join(parts, output, readable=False) == 1
     table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
     assert list(table.columns) == ["GalaxyID", *gz2.columns]
     assert table["GalaxyID"].astype(int).tolist() == [n for n in range(30) if n != 4]
@@ -49,7 +57,7 @@ def test_parts_are_joined_in_order(tmp_path, crowd, gz2, suffix):
 
 def test_words_are_added_where_asked(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
-    predict.join(filled(output, gz2, crowd, 5), output, readable=True)
+    join(filled(output, crowd, 5), output, readable=True)
     table = pd.read_csv(output, keep_default_na=False)
     assert list(table.columns[38:40]) == ["smooth-or-featured", "disk-edge-on"]
     assert table["morphology"].str.len().min() > 3
@@ -57,10 +65,10 @@ def test_words_are_added_where_asked(tmp_path, crowd, gz2):
 
 def test_what_is_done_is_not_done_again(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
-    parts = parts_of(output, gz2, 10)
+    parts = parts_of(output, 10)
     assert parts.missing() == [range(0, 4), range(4, 8), range(8, 10)]
     write(parts, range(4, 8), crowd)
-    assert parts_of(output, gz2, 10).missing() == [range(0, 4), range(8, 10)]
+    assert parts_of(output, 10).missing() == [range(0, 4), range(8, 10)]
     # One of other images, or damaged, is not done.
     write(parts, range(4, 7), crowd)
     assert parts.missing()[1] == range(4, 8)
@@ -73,13 +81,13 @@ def test_what_is_done_is_not_done_again(tmp_path, crowd, gz2):
 
 def test_parts_of_another_job_are_refused(tmp_path, gz2):
     output = tmp_path / "p.csv"
-    parts_of(output, gz2, 10)
+    parts_of(output, 10)
     for changes in ({"job": JOB | {"views": 16}}, {"size": 5}):
         with pytest.raises(UserError, match=r"p\.csv\.parts was left by a prediction of other"):
-            parts_of(output, gz2, 10, **changes)
+            parts_of(output, 10, **changes)
     (tmp_path / "p.csv.parts" / "job.json").write_text("{")
     with pytest.raises(UserError, match=r"job\.json: damaged"):
-        parts_of(output, gz2, 10)
+        parts_of(output, 10)
 
 
 def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
@@ -97,8 +105,8 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
 @pytest.mark.parametrize("readable", [False, True])
 def test_a_part_without_any_readable_image_is_no_fault_of_the_table(tmp_path, crowd, gz2, readable):
     output = tmp_path / "p.parquet"
-    parts = filled(output, gz2, crowd, 8, broken=range(4))
-    assert predict.join(parts, output, readable=readable) == 4
+    parts = filled(output, crowd, 8, broken=range(4))
+    assert join(parts, output, readable=readable) == 4
     table = pd.read_parquet(output)
     assert table["GalaxyID"].tolist() == ["4", "5", "6", "7"]
     assert table["Class1.1"].dtype == np.float32
@@ -107,7 +115,7 @@ def test_a_part_without_any_readable_image_is_no_fault_of_the_table(tmp_path, cr
 def test_a_list_of_unreadable_images_is_of_the_last_prediction(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
     for broken, listed in (((0,), True), ((), False)):
-        predict.join(filled(output, gz2, crowd, 2, broken), output, readable=False)
+        join(filled(output, crowd, 2, broken), output, readable=False)
         assert (tmp_path / "p.csv.unreadable.csv").exists() == listed
         for file in (output, *(tmp_path / "p.csv.parts").iterdir()):
             file.unlink()
@@ -115,10 +123,10 @@ def test_a_list_of_unreadable_images_is_of_the_last_prediction(tmp_path, crowd, 
 
 def test_a_failed_join_leaves_no_output(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
-    parts = filled(output, gz2, crowd, 8)
+    parts = filled(output, crowd, 8)
     parts.file(range(4, 8)).unlink()
     with pytest.raises(FileNotFoundError):
-        predict.join(parts, output, readable=False)
+        join(parts, output, readable=False)
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv.parts"]
 
 
@@ -132,6 +140,6 @@ def test_a_disk_that_is_gone_is_no_damaged_image():
 
 
 def test_the_job_says_how_many_images_a_part_has(tmp_path, gz2):
-    parts_of(tmp_path / "p.csv", gz2, 10)
+    parts_of(tmp_path / "p.csv", 10)
     job = json.loads((tmp_path / "p.csv.parts" / "job.json").read_text())
     assert job == JOB | {"images_a_part": 4}

@@ -101,7 +101,7 @@ def config(root: Path, **options):
 def network(*, outputs: int, stochastic_depth: float = 0.0, frozen: int = 0, **_) -> Network:
     """A linear network on 4 x 4 patches, as `models.build` would make one; compiled once."""
 
-    def features(images):
+    def patches_of(images):
         batch, side = images.shape[:2]
         patches = images.reshape(batch, 4, side // 4, 4, side // 4, 3).mean(axis=(2, 4))
         return patches.reshape(batch, 48)
@@ -119,7 +119,7 @@ def network(*, outputs: int, stochastic_depth: float = 0.0, frozen: int = 0, **_
         return Weights(params, {"norm": {"mean": jnp.zeros(6)}})
 
     def apply(params, batch_stats, images, *, train, key=None):
-        values = features(images) @ params["stem"]["kernel"]
+        values = patches_of(images) @ params["stem"]["kernel"]
         mean = batch_stats["norm"]["mean"]
         if train:
             now = values.mean(axis=0)
@@ -132,5 +132,9 @@ def network(*, outputs: int, stochastic_depth: float = 0.0, frozen: int = 0, **_
         outputs = values @ params["classifier"]["kernel"] + params["classifier"]["bias"]
         return outputs, {"norm": {"mean": jax.lax.stop_gradient(mean)}}
 
+    def features(params, batch_stats, images):
+        values = patches_of(images) @ params["stem"]["kernel"] - batch_stats["norm"]["mean"]
+        return values * params["block"]["scale"] + params["block"]["bias"]
+
     depths = ("stem", "block", "classifier")
-    return Network(init, apply, len(depths), depths.index)
+    return Network(init, apply, len(depths), depths.index, features)

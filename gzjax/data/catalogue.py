@@ -20,9 +20,10 @@ import pandas as pd
 from jaxtyping import Float32
 
 from gzjax.data import tables
-from gzjax.data.images import Encoded, Framing, Unusable, check_image, fault_text, find_files
+from gzjax.data.images import FitsSettings, Framing, Unusable, check_image, fault_text, find_files
 from gzjax.data.parquet import NO_IMAGE, Cells, ParquetImages
-from gzjax.data.rows import any_there
+from gzjax.data.paths import Encoded, check_astropy, name_of, path_of
+from gzjax.data.rows import any_there, column_names, cutouts_advice
 from gzjax.data.tables import CHALLENGE_TABLE as CHALLENGE_TABLE
 from gzjax.data.tables import LEFT_OUT_COLUMNS as LEFT_OUT_COLUMNS
 from gzjax.data.tables import MOST_LEFT_OUT as MOST_LEFT_OUT
@@ -64,7 +65,7 @@ def find_images(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected images named by GalaxyID")
     files = find_files(folder)
-    return by_galaxy([Path(file).stem for file in files], files, folder)
+    return by_galaxy([name_of(file) for file in files], files, folder)
 
 
 def by_galaxy(
@@ -73,8 +74,10 @@ def by_galaxy(
     """{GalaxyID: file}; the message of a second image of one galaxy ends with `advice`.
 
     Raises:
-      UserError: a name that cannot be written, or two images of one GalaxyID.
+      UserError: a name that cannot be written, two images of one GalaxyID, or FITS files without
+        astropy.
     """
+    check_astropy(files)
     found: dict[str, str] = {}
     for galaxy, file in zip(ids, files, strict=True):
         if fault := check_name(file) or check_name(galaxy):
@@ -96,6 +99,7 @@ def read_catalogue(
     decode: bool = False,
     votes_per_galaxy: float = 40.0,
     kind: str = "auto",
+    fits: FitsSettings = FitsSettings(),  # noqa: B008
 ) -> Catalogue:
     """Reads the tables of a folder, and finds the images.
 
@@ -112,6 +116,7 @@ def read_catalogue(
       decode: decode every image once to check it, instead of its header alone.
       votes_per_galaxy: how many volunteers there were, where only fractions tell.
       kind: of votes; see `tables.read`.
+      fits: how FITS images are read, to check them.
 
     Returns:
       The galaxies that have both votes and a good image, in the order of their table, and a list
@@ -129,11 +134,17 @@ def read_catalogue(
     extra: dict[str, str] = {}
     if found.files is not None and any_there(found.files):
         files = by_galaxy(ids, found.files, root)
-        missing = [galaxy for galaxy, file in files.items() if not os.path.isfile(file)]
+        missing = [galaxy for galaxy, file in files.items() if not os.path.isfile(path_of(file))]
     elif found.embedded is not None:
         embedded = found.embedded
         files, missing = by_galaxy(ids, embedded.names, root), []
     else:
+        advice = cutouts_advice(column_names(paths[0]))
+        if advice and found.files is None and not any(folder.is_dir() for folder in folders):
+            raise UserError(
+                f"{paths[0]}: expected images, as a column of files or in {folders[0]}, found "
+                f"neither{advice}"
+            )
         files = {}
         for folder in folders:
             files |= find_images(folder)
@@ -143,10 +154,10 @@ def read_catalogue(
     skipped = dict.fromkeys(missing, NO_IMAGE)
     there = [(galaxy, n) for n, galaxy in enumerate(ids) if galaxy not in skipped]
     if embedded is None:
-        skipped |= _check_images(there, lambda galaxy, _: files[galaxy], decode)
+        skipped |= _check_images(there, lambda galaxy, _: files[galaxy], decode, fits)
     else:
         cells = ParquetImages(embedded, Framing())
-        skipped |= _check_images(there, lambda _, position: cells.encoded(position), decode)
+        skipped |= _check_images(there, lambda _, position: cells.encoded(position), decode, fits)
     check_left_out(skipped, len(ids), root)
     kept = ~found.votes.index.isin(list(skipped))
     galaxies = found.votes[kept]
@@ -182,7 +193,10 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _check_images(
-    galaxies: Sequence[tuple[str, int]], source: Callable[[str, int], Encoded], decode: bool
+    galaxies: Sequence[tuple[str, int]],
+    source: Callable[[str, int], Encoded],
+    decode: bool,
+    fits: FitsSettings,
 ) -> dict[str, str]:
     """{GalaxyID: why it is skipped}; `source` gives the path or the bytes of an image."""
 
@@ -191,7 +205,7 @@ def _check_images(
             encoded = source(*galaxy)
         except Unusable as error:
             return fault_text(error)
-        return check_image(encoded, decode)
+        return check_image(encoded, decode, fits)
 
     with ThreadPoolExecutor() as pool:
         faults = pool.map(fault, galaxies)

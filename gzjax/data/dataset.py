@@ -158,6 +158,7 @@ def from_folder(
         decode=decode,
         votes_per_galaxy=votes_per_galaxy,
         kind=kind,
+        fits=framing.fits,
     )
     ids = tuple(map(str, galaxies.index))
     files: Images

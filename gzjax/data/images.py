@@ -11,18 +11,21 @@ import io
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from gzjax.data.framing import FitsSettings as FitsSettings
+from gzjax.data.framing import Framing as Framing
+from gzjax.data.paths import FITS, NEEDS_ASTROPY, Encoded, is_fits
 from gzjax.errors import UserError, one_line
 
 # Those that Pillow decodes itself. Of others, some start a program (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 # What files are called that a folder is searched for.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", *FITS)
 SMALLEST = 16  # pixels a side; nobody can see a galaxy's shape in less
 
 # A fault beside an image, as bytes of one length, since batches are arrays; b"" is none.
@@ -30,18 +33,6 @@ LONGEST_FAULT = 200
 FAULT = f"S{LONGEST_FAULT}"
 # A fault of the disk or the network, or a file that is not there, begins so.
 UNREACHABLE = "cannot be opened"
-
-
-class Framing(NamedTuple):
-    """How an image is cut out and rescaled.
-
-    crop: side of the central square that is kept, as a fraction of the image's shorter side; a
-      galaxy fills about half.
-    canvas: side of the result in pixels.
-    """
-
-    crop: float = 1.0
-    canvas: int = 128
 
 
 class Unusable(Exception):
@@ -70,25 +61,37 @@ def paths_of(images: Images) -> Sequence[str]:
     return images.paths if hasattr(images, "paths") else ()
 
 
-# A path, or what such a file holds.
-Encoded = str | os.PathLike[str] | bytes
+def _fits() -> Any:
+    """`gzjax.data.fits`, which is imported where there is a FITS file."""
+    try:
+        from gzjax.data import fits
+    except ImportError:
+        raise Unusable(NEEDS_ASTROPY) from None
+    return fits
 
 
 def read_image(file: Encoded, framing: Framing) -> UInt8[np.ndarray, "n n 3"]:
     """Decodes an image, cuts out its centre and rescales that to the canvas, antialiased.
 
-    A JPEG much larger than the canvas is decoded at a half, a quarter or an eighth of its size,
-    whichever is still no smaller than the canvas asks for.
+    FITS files are read by `gzjax.data.fits`, as `framing` says; all others by Pillow. A JPEG much
+    larger than the canvas is decoded at a half, a quarter or an eighth of its size, whichever is
+    still no smaller than the canvas asks for.
 
     Raises:
       Exception: of many kinds, as decoders raise them; `fault_text` says why. Every file that
         `check_image` refuses is refused for the same reason.
     """
+    if is_fits(file):
+        return frame(Image.fromarray(_fits().read(file, framing.fits)), framing)
     with _opened(file) as image:
         return frame(image, framing)
 
 
-def check_image(file: Encoded, decode: bool = False) -> str:
+def check_image(
+    file: Encoded,
+    decode: bool = False,
+    fits: FitsSettings = FitsSettings(),  # noqa: B008
+) -> str:
     """Why an image cannot be used; an empty string if nothing is wrong.
 
     Always reads the header and, of a JPEG, the end-of-image marker that a truncated file lacks;
@@ -96,7 +99,9 @@ def check_image(file: Encoded, decode: bool = False) -> str:
     """
     try:
         if decode:
-            read_image(file, Framing())
+            read_image(file, Framing(fits=fits))
+        elif is_fits(file):
+            _fits().check(file, fits)
         else:
             with _opened(file):
                 pass
@@ -126,7 +131,7 @@ def _opened(file: Encoded) -> Iterator[Image.Image]:
                 f"not readable as an image: expected one of {', '.join(FORMATS)}"
             ) from None
         with image:
-            if fault := _size_fault(*image.size) or _mode_fault(image):
+            if fault := size_fault(*image.size) or _mode_fault(image):
                 raise Unusable(fault)
             if image.format == "JPEG":
                 stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1024))
@@ -137,7 +142,7 @@ def _opened(file: Encoded) -> Iterator[Image.Image]:
 
 def frame(image: Image.Image, framing: Framing) -> UInt8[np.ndarray, "n n 3"]:
     """The centre of an image, rescaled to the canvas; see `read_image`."""
-    crop, canvas = framing
+    crop, canvas = framing.crop, framing.canvas
     width, height = image.size
     side = crop * min(width, height)
     # Twice as fast or more, and hardly to be seen: on 600 of the challenge's images canvases
@@ -166,7 +171,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _size_fault(width: int, height: int) -> str:
+def size_fault(width: int, height: int) -> str:
+    """Why an image of this size is not used; an empty string if it is."""
     if min(width, height) < SMALLEST:
         return f"too small: {width} x {height} pixels, expected {SMALLEST} a side or more"
     return ""
@@ -216,7 +222,7 @@ class ImageArrays(Images):
 
     def __getitem__(self, position: int) -> np.ndarray:
         image = Image.fromarray(self.pixels[position])
-        if fault := _size_fault(*image.size):
+        if fault := size_fault(*image.size):
             raise Unusable(fault)
         return frame(image, self.framing)
 

@@ -24,6 +24,7 @@ from gzjax.data.images import (
     is_image,
 )
 from gzjax.data.parquet import Cells, ParquetImages, holds_images
+from gzjax.data.paths import name_of, path_of
 from gzjax.data.rows import (
     FILE_COLUMNS,
     ID_COLUMNS,
@@ -31,6 +32,7 @@ from gzjax.data.rows import (
     Rows,
     any_there,
     column_names,
+    cutouts_advice,
     first_of,
     read_columns,
     texts,
@@ -141,7 +143,7 @@ def _of_path(name: str) -> Listing:
         wanted = [first_of(each, names) for each in (FILE_COLUMNS, ID_COLUMNS)]
         table = read_columns(path, [*filter(None, wanted)], dtype=str, keep_default_na=False)
         return _of_table(table, name, path.parent, names)
-    elif path.is_file():
+    elif os.path.isfile(path_of(name)):
         files = [name]
         expected = f"expected an image ({', '.join(SUFFIXES)}), a folder of them, or a table"
     else:
@@ -149,10 +151,10 @@ def _of_path(name: str) -> Listing:
         if files and all(file.endswith(".parquet") for file in files):
             return _of_shards(files)
         expected = "expected a folder, a pattern that fits images, or a table"
-    files = [file for file in files if is_image(os.path.basename(file))]
+    files = [file for file in files if is_image(os.path.basename(path_of(file)))]
     if not files:
         raise UserError(f"{name}: {expected}")
-    return Listing([Path(file).stem for file in files], files)
+    return Listing([name_of(file) for file in files], files)
 
 
 def _of_shards(files: list[str]) -> Listing:
@@ -175,7 +177,7 @@ def _of_table(
         found = list(map(str, names or table.columns))
         raise UserError(
             f"{where}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
-            f"{', '.join(found[:8])}"
+            f"{', '.join(found[:8])}{cutouts_advice(found)}"
         )
 
     def row(number: int) -> str:
@@ -183,7 +185,7 @@ def _of_table(
 
     files = [os.path.join(folder, name) for name in texts(table[of_files], row, str)]
     if of_galaxies is None:
-        return Listing([Path(file).stem for file in files], files)
+        return Listing([name_of(file) for file in files], files)
     return Listing(texts(table[of_galaxies], row, str, Integral), files)
 
 

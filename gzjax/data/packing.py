@@ -19,7 +19,9 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from gzjax.data import catalogue, packs
 from gzjax.data.dataset import Data
+from gzjax.data.framing import Framing
 from gzjax.data.images import fault_text, paths_of
+from gzjax.data.paths import path_of
 from gzjax.errors import UserError, one_line
 from gzjax.files import locked, replacing, write_json
 from gzjax.tree import Tree
@@ -50,7 +52,7 @@ def write(
         "format": packs.FORMAT,
         "source": _source_hash(data),
         "label": data.label,
-        **data.framing._asdict(),
+        **data.framing.options,
         "tree": data.tree.to_dict(),
         "galaxies_per_shard": shard,
     }
@@ -154,7 +156,7 @@ def _source_hash(data: Data) -> str:
     digest = hashlib.sha256(data.fingerprint.encode())
     for file in paths_of(data.images):
         try:
-            status = os.stat(file)
+            status = os.stat(path_of(file))
             digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
         except OSError:
             digest.update(b"unreadable\n")
@@ -167,6 +169,7 @@ def _check_folder(folder: Path, about: Mapping[str, Any], tree: Tree) -> dict[st
         before = packs.read_json(folder / name)
         if before is None:
             continue
+        before = {**Framing().options, **before}
         changed = [
             f"{key} was {before.get(key)!r}, now {value!r}"
             for key, value in about.items()

@@ -103,10 +103,11 @@ def read(folder: Path, *, tree: Tree | None, framing: Framing) -> Pack:
             f"that tree, or {_AGAIN}, into another folder"
         )
     ids, votes = check_whole(folder, manifest, theirs)
-    for option, expected in framing._asdict().items():
-        if manifest[option] != expected:
+    found = {**Framing().options, **manifest}  # older packs lack some, and had no choice
+    for option, expected in framing.options.items():
+        if found[option] != expected:
             raise UserError(
-                f"{option}: {expected}, but {folder} was packed with {manifest[option]}; set it "
+                f"{option}: {expected}, but {folder} was packed with {found[option]}; set it "
                 f"so, or {_AGAIN}, into another folder"
             )
     files = [folder / shard["file"] for shard in manifest["shards"]]

@@ -15,6 +15,7 @@ import pyarrow.parquet
 from jaxtyping import Float64
 
 from gzjax.data import parquet
+from gzjax.data.paths import name_of, path_of
 from gzjax.errors import UserError, one_line
 
 # What tables in this field call the column of galaxies, and that of files; the first one there.
@@ -124,7 +125,7 @@ class Rows:
                     f"{self.paths[0]}: expected a column of galaxies, named one of "
                     f"{', '.join(ID_COLUMNS)}; found {one_line(', '.join(header[:8]))}"
                 )
-            ids = texts(pd.Series([Path(path).stem for path in paths], name=name), self.where, str)
+            ids = texts(pd.Series([name_of(path) for path in paths], name=name), self.where, str)
         twice = pd.Series(ids).duplicated().to_numpy()
         if twice.any():
             row = int(np.flatnonzero(twice)[0])
@@ -206,9 +207,21 @@ def first_of(names: Iterable[str], header: Iterable[str]) -> str | None:
     return next((there[name.lower()] for name in names if name.lower() in there), None)
 
 
+def cutouts_advice(header: Sequence[str]) -> str:
+    """What to do with positions on the sky alone; an empty string if there are none."""
+    ra, dec = (first_of((name,), header) for name in ("ra", "dec"))
+    if ra is None or dec is None:
+        return ""
+    return (
+        f"; of the positions {ra}, {dec} a survey's cut-out service gives images, such as "
+        "https://www.legacysurvey.org/viewer/fits-cutout?ra=RA&dec=DEC&layer=ls-dr10&pixscale=0.262"
+        "&size=424: save each and name it in a column file"
+    )
+
+
 def any_there(files: Sequence[str]) -> bool:
     """Whether one of the first hundred files is there."""
-    return any(map(os.path.isfile, files[:100]))
+    return any(os.path.isfile(path_of(file)) for file in files[:100])
 
 
 def texts(column: pd.Series, where: Callable[[int], str], *kinds: type) -> list[str]:

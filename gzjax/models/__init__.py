@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
 from gzjax.models import convolution, efficientnet
 from gzjax.settings import Settings, choice, number, setting
@@ -76,12 +76,14 @@ class Network(NamedTuple):
       training. Training needs a PRNG key.
     depths: how many depths its layers lie at, from the images to the outputs.
     depth_of: name of a layer, the first in the parameters -> its depth, from 0.
+    features: (params, batch_stats, images) -> what the outputs are linear in, not in training.
     """
 
     init: Callable[[PRNGKeyArray], Weights]
     apply: Callable[..., tuple[Float32[Array, "batch outputs"], Any]]
     depths: int
     depth_of: Callable[[str], int]
+    features: Callable[[Any, Any, Float[Array, "batch _ _ 3"]], Float32[Array, "batch features"]]
 
 
 def build(
@@ -136,14 +138,20 @@ def build(
         variables = module.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
         return Weights(variables["params"], variables["batch_stats"])
 
+    def normalised(images):
+        return (images - jnp.asarray(conventions.mean)) / jnp.asarray(conventions.deviation)
+
     def apply(params, batch_stats, images, *, train, key=None):
-        images = (images - jnp.asarray(conventions.mean)) / jnp.asarray(conventions.deviation)
         variables = {"params": params, "batch_stats": batch_stats}
         rngs = None if key is None else {"dropout": key}
         # In evaluation the statistics come back as they are.
         outputs, changed = module.apply(
-            variables, images, train=train, rngs=rngs, mutable=["batch_stats"]
+            variables, normalised(images), train=train, rngs=rngs, mutable=["batch_stats"]
         )
         return outputs, changed["batch_stats"]
 
-    return Network(init, apply, efficientnet.DEPTHS, efficientnet.depth_of)
+    def features(params, batch_stats, images):
+        variables = {"params": params, "batch_stats": batch_stats}
+        return module.apply(variables, normalised(images), train=False, features_alone=True)
+
+    return Network(init, apply, efficientnet.DEPTHS, efficientnet.depth_of, features)

@@ -216,7 +216,7 @@ class Block(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """From normalised images to outputs."""
+    """From normalised images to outputs, or to the features that outputs are linear in."""
 
     variant: Variant
     outputs: int
@@ -227,7 +227,9 @@ class EfficientNet(nn.Module):
     details: Details
 
     @nn.compact
-    def __call__(self, images: Images, train: bool) -> Float32[Array, "batch outputs"]:
+    def __call__(
+        self, images: Images, train: bool, features_alone: bool = False
+    ) -> Float32[Array, "batch _"]:
         variant, details = self.variant, self.details
         activation = nn.relu6 if variant.lite else silu(details)
 
@@ -249,6 +251,8 @@ class EfficientNet(nn.Module):
         images = Convolution(1, head, details, name="head")(images)
         images = settled("head", activation(norm("head_norm", details, learns("head"))(images)))
         features = images.mean(axis=(1, 2), dtype=jnp.float32)
+        if features_alone:
+            return features
         features = nn.Dropout(self.dropout, deterministic=not train)(features)
         return nn.Dense(
             self.outputs,

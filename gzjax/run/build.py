@@ -15,7 +15,7 @@ from gzjax.augment import TestViews
 from gzjax.data import batches, dataset, devices
 from gzjax.data.dataset import Data, Split
 from gzjax.data.devices import Placement
-from gzjax.data.images import Framing
+from gzjax.data.framing import FitsSettings, Framing
 from gzjax.errors import UserError, named, one_line
 from gzjax.models import Conventions, Network, Weights, pretrained
 from gzjax.run import checkpoint, recorder
@@ -78,7 +78,7 @@ def build_run(
     else:
         with named("--config.model.weights: "):
             origin = find_origin(options, tree)
-    data = build_data(options.data, tree, cache, check_images, report)
+    data = build_data(options.data, tree, cache, check_images, report, options.fits)
     if saved:
         data.check_same(saved["data"], workdir)
     if origin.held_out not in (None, data.held_out):
@@ -153,8 +153,8 @@ def load_data(
       UserError: something is wrong with them, or they are others by now.
     """
     about = checkpoint.read_best(Path(workdir)).about
-    settings = options_of(about, overrides, Path(workdir)).data
-    data = build_data(settings, Tree.from_dict(about["tree"]), cache, check_images, report)
+    options, tree = options_of(about, overrides, Path(workdir)), Tree.from_dict(about["tree"])
+    data = build_data(options.data, tree, cache, check_images, report, options.fits)
     data.check_same(about["data"], Path(workdir))
     return data
 
@@ -293,7 +293,12 @@ def place(options: Options, *, training: bool) -> Placement:
 
 
 def build_data(
-    settings: DataSettings, tree: Tree, cache: str | Path | None, check_images: bool, report: Report
+    settings: DataSettings,
+    tree: Tree,
+    cache: str | Path | None,
+    check_images: bool,
+    report: Report,
+    fits: FitsSettings = FitsSettings(),  # noqa: B008
 ) -> Data:
     """The galaxies that the options name, and no more to train on than they say.
 
@@ -303,7 +308,7 @@ def build_data(
     split = Split(settings.split_seed, settings.validation, settings.test)
     common: dict[str, Any] = {
         "tree": tree,
-        "framing": Framing(settings.crop, settings.canvas),
+        "framing": Framing(settings.crop, settings.canvas, fits),
         "split": split,
     }
     if settings.kind == "sky":
@@ -372,7 +377,7 @@ def build_model(options: Options, tree: Tree, network: Network, placement: Place
         tree=tree,
         activation=options.loss.activation,
         likely=options.loss.likely,
-        framing=Framing(data.crop, data.canvas),
+        framing=Framing(data.crop, data.canvas, options.fits),
         image_size=options.model.image_size,
         test_views=TestViews(field=views.field, zoom=views.zoom, at_once=evaluate.views_at_once),
         views=evaluate.views,

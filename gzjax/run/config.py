@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from gzjax.augment import Augmentation
 from gzjax.data.columns import KINDS
+from gzjax.data.framing import FitsSettings
 from gzjax.errors import UserError, named
 from gzjax.losses import Objective
 from gzjax.models import NetworkSettings
@@ -208,6 +209,7 @@ class Options(NamedTuple):
 
     run: RunSettings
     data: DataSettings
+    fits: FitsSettings
     model: NetworkSettings
     views: Augmentation
     loss: Objective

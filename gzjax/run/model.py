@@ -5,7 +5,7 @@ import hashlib
 import json
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import optax
@@ -20,6 +20,9 @@ from gzjax.models import Network, Weights
 from gzjax.posterior import Posterior
 from gzjax.steps import Batch, TrainState
 from gzjax.tree import Tree
+
+if TYPE_CHECKING:
+    from gzjax.run.embed import Embeddings
 
 
 class Reading(NamedTuple):
@@ -93,6 +96,10 @@ class Model(NamedTuple):
             self.placement,
         )
 
+    def embed_step(self, views: int) -> Callable[[Weights, Batch], jax.Array]:
+        """The jitted `programs.embed_step`; compiled once for each number of views."""
+        return _embed_step(self.network, self.image_size, self.test_views, views, self.placement)
+
     def temperature(self, views: int) -> float:
         """Of the intervals; for another number of views, that of the nearest one."""
         nearest = min(self.temperatures, key=lambda number: abs(number - views), default=None)
@@ -110,6 +117,12 @@ class Model(NamedTuple):
 
         return posterior(self, images, views=views)
 
+    def embed(self, images: Any, views: int | None = None) -> "Embeddings":
+        """The features before the outputs, averaged over views; see `run.embed.embed`."""
+        from gzjax.run.embed import embed  # which embeds with models
+
+        return embed(self, images, views=views)
+
 
 @functools.lru_cache(maxsize=64)
 def _predict_step(network, tree, activation, likely, image_size, test_views, views, placement):
@@ -123,6 +136,22 @@ def _predict_step(network, tree, activation, likely, image_size, test_views, vie
         test_views=test_views,
         views=views,
     )
+    return _spread(step, placement)
+
+
+@functools.lru_cache(maxsize=64)
+def _embed_step(network, image_size, test_views, views, placement):
+    step = functools.partial(
+        programs.embed_step,
+        network=network,
+        image_size=image_size,
+        test_views=test_views,
+        views=views,
+    )
+    return _spread(step, placement)
+
+
+def _spread(step: Callable[..., Any], placement: Placement) -> jax.stages.Wrapped:
     # Whole on every process, since each may need all of it.
     return jax.jit(
         step,

@@ -9,7 +9,7 @@ read, `OUTPUT.unreadable.csv`. No table is ever in memory as a whole.
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +35,7 @@ from gzjax.tree import Question, Tree
 # Published fractions have six digits; more would be noise.
 FORMAT = "%.6f"
 RANGE = 4096  # images a part file
+SUFFIXES = (".csv", ".parquet")  # of tables that are written
 # A batch of at least so many images, none of which can be opened, is an outage, not bad luck.
 OUTAGE = 32
 
@@ -224,9 +225,7 @@ def batches_of(
     Raises:
       UserError: none of the images of a whole batch can be opened.
     """
-    count = models[0].views if views is None else views
-    if count < 1:
-        raise UserError(f"views: expected 1 or more, found {count}")
+    count = models[0].views if views is None else check_views(views)
     weights = ensemble.uniform_weights(len(models)) if shares is None else np.asarray(shares)
     reading = models[0].reading
     # Models that cut out and rescale images alike share them.
@@ -262,6 +261,13 @@ def batches_of(
         yield Predicted(fractions, believed, faults)
 
 
+def check_views(views: int) -> int:
+    """The same number of views, if it is one; else a `UserError`."""
+    if views < 1:
+        raise UserError(f"views: expected 1 or more, found {views}")
+    return views
+
+
 def check_no_outage(faults: Sequence[str], first: str) -> None:
     """Checks that the disk or network is still there, damaged images aside.
 
@@ -273,31 +279,20 @@ def check_no_outage(faults: Sequence[str], first: str) -> None:
 
 
 class Parts:
-    """The part files of a prediction.
+    """The part files of a prediction, tables with a column `fault`.
 
     Args:
       output: of the prediction.
       job: what is predicted, and by what; parts of another job are refused.
-      tree: of the models.
       number: of images.
       size: images a part.
-      wanted: which columns.
 
     Raises:
       UserError: parts of another job.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        job: Mapping[str, Any],
-        tree: Tree,
-        number: int,
-        size: int = RANGE,
-        wanted: Wanted = CHALLENGE,
-    ):
+    def __init__(self, output: Path, job: Mapping[str, Any], number: int, size: int = RANGE):
         self.folder = output.with_name(f"{output.name}.parts")
-        self.tree, self.wanted = tree, wanted
         self.ranges = [range(n, min(n + size, number)) for n in range(0, number, size)]
         self.folder.mkdir(exist_ok=True)
         file, job = self.folder / "job.json", {**job, "images_a_part": size}
@@ -328,29 +323,40 @@ class Parts:
         except (OSError, pyarrow.ArrowInvalid):
             return 0
 
-    def write(self, rows: range, ids: Sequence[str], some: Sequence[Predicted]) -> None:
+    def write(self, rows: range, table: pyarrow.Table) -> None:
         """Writes the part file of a range."""
         with files.replacing(self.file(rows)) as unfinished:
-            table_of(self.tree, ids, some, self.wanted).to_parquet(unfinished, index=False)
+            pyarrow.parquet.write_table(table, unfinished)
 
-    def tables(self) -> Iterator[pd.DataFrame]:
+    def tables(self) -> Iterator[pyarrow.Table]:
         """The part files in order."""
         for rows in self.ranges:
-            yield pd.read_parquet(self.file(rows))
+            yield pyarrow.parquet.read_table(self.file(rows))
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Checks that predictions can be written there, before any long work.
 
     Raises:
-      UserError: a suffix that says neither CSV nor Parquet, no such folder, or a file already.
+      UserError: another suffix, no such folder, or a file already.
     """
-    if output.suffix not in (".csv", ".parquet"):
-        raise UserError(f"--output {output}: expected a name that ends with .csv or .parquet")
+    if output.suffix not in suffixes:
+        raise UserError(
+            f"--output {output}: expected a name that ends with {' or '.join(suffixes)}"
+        )
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
     if output.exists():
         raise UserError(f"--output {output} is already there; delete it, or name another")
+
+
+def write_table(table: pd.DataFrame, output: Path) -> None:
+    """Writes a table that fits into memory, CSV or Parquet by the suffix."""
+    with files.replacing(output) as unfinished:
+        if output.suffix == ".csv":
+            table.to_csv(unfinished, index=False, float_format=FORMAT)
+        else:
+            table.to_parquet(unfinished, index=False)
 
 
 def predict_to_file(
@@ -394,47 +400,86 @@ def predict_to_file(
         "views": views,
         "columns": [wanted.columns, wanted.volunteers, list(wanted.campaigns)],
     }
-    parts = Parts(output, job, models[0].tree, number, size, wanted)
+    tree = models[0].tree
+
+    def table(ids: Sequence[str], some: Sequence[Predicted]) -> pyarrow.Table:
+        return pyarrow.Table.from_pandas(table_of(tree, ids, some, wanted), preserve_index=False)
+
+    write_in_parts(
+        Parts(output, job, number, size),
+        output,
+        listed.ids,
+        lambda rows: batches_of(models, listed, rows, views, shares),
+        table,
+        lambda parts: join(parts, output, tree, wanted, readable),
+        report,
+        "predicting images",
+    )
+
+
+def write_in_parts(
+    parts: Parts,
+    output: Path,
+    ids: Sequence[str],
+    batches_of: Callable[[range], Iterable[Any]],
+    table_of: Callable[[Sequence[str], Sequence[Any]], pyarrow.Table],
+    join: Callable[[Parts], int],
+    report: Report,
+    doing: str,
+) -> None:
+    """Writes the parts that are missing, joins all, and deletes them.
+
+    Args:
+      parts: of the output.
+      output: that is written in the end.
+      ids: of all images.
+      batches_of: results of a range, a batch at a time; they have `faults`, one an image.
+      table_of: GalaxyIDs and results of a range -> its table.
+      join: writes the output, and says how many images could not be read.
+      report: says how it goes.
+      doing: what, in words.
+    """
+    number = len(ids)
     with files.locked(parts.folder / "lock"):
         missing = parts.missing()
         new = sum(map(len, missing))
         if new < number:
             report.say(f"resuming after {number - new} images that are done")
         done, began = number - new, time.perf_counter()
-        with report.task("predicting images") as progress:
+        with report.task(doing) as progress:
             for rows in missing:
                 some = []
-                for batch in batches_of(models, listed, rows, views, shares):
+                for batch in batches_of(rows):
                     some.append(batch)
                     done += len(batch.faults)
                     progress(done, number)
-                parts.write(rows, listed.ids[rows.start : rows.stop], some)
+                parts.write(rows, table_of(ids[rows.start : rows.stop], some))
         seconds = time.perf_counter() - began
         if new:
             report.say(f"{new} images in {seconds:.0f} s: {new / seconds:.1f} images/s")
-        unreadable = join(parts, output, readable)
+        unreadable = join(parts)
     shutil.rmtree(parts.folder)
     report.say(f"{output}: {number - unreadable} galaxies")
     if unreadable:
         report.say(f"unreadable images: {unreadable}; see {output}.unreadable.csv")
 
 
-def join(parts: Parts, output: Path, readable: bool) -> int:
+def join(parts: Parts, output: Path, tree: Tree, wanted: Wanted, readable: bool) -> int:
     """Joins all parts into the output, and lists the images that could not be read.
 
     Returns:
       How many images could not be read.
     """
-    dropped, faults, parquet = unwanted(parts.tree, parts.wanted), [], None
+    dropped, faults, parquet = unwanted(tree, wanted), [], None
     with files.replacing(output) as unfinished:
-        for number, part in enumerate(parts.tables()):
+        for number, part in enumerate(map(pyarrow.Table.to_pandas, parts.tables())):
             broken = part["fault"] != ""
             faults.append(part.loc[broken, ["GalaxyID", "fault"]])
             table = part[~broken].drop(columns="fault").reset_index(drop=True)
             numbers = list(table.columns[1:])
             if readable:
-                fractions = table[list(parts.tree.columns)].to_numpy(np.float32)
-                table = pd.concat([table, describe.readable(fractions, parts.tree)], axis=1)
+                fractions = table[list(tree.columns)].to_numpy(np.float32)
+                table = pd.concat([table, describe.readable(fractions, tree)], axis=1)
             table = table.drop(columns=dropped)
             if output.suffix == ".csv":
                 mode: Literal["a", "w"] = "a" if number else "w"
@@ -451,7 +496,11 @@ def join(parts: Parts, output: Path, readable: bool) -> int:
             parquet.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
         if parquet is not None:
             parquet.close()
-    unreadable = pd.concat(faults)
+    return list_unreadable(output, pd.concat(faults))
+
+
+def list_unreadable(output: Path, unreadable: pd.DataFrame) -> int:
+    """Lists the images that could not be read beside the output, if any; says how many."""
     listed = output.with_name(f"{output.name}.unreadable.csv")
     listed.unlink(missing_ok=True)  # of an earlier prediction
     if len(unreadable):

@@ -245,10 +245,12 @@ def pack(
     """
     if jax.process_count() > 1:
         raise UserError("--mode pack: expected one process; it uses all cores of its machine")
-    settings = configs.typed(config).data
+    options = configs.typed(config)
+    settings = options.data
     if settings.kind == "pack":
         raise UserError("--config.data.kind: expected sky or folder to be packed, found pack")
-    data = build.build_data(settings, build.load_tree(settings), cache, check_images, report)
+    tree = build.load_tree(settings)
+    data = build.build_data(settings, tree, cache, check_images, report, options.fits)
     with report.task(f"packing galaxies into {folder}") as progress:
         packing.write(folder, data, progress=progress)
     packed = packs.read(folder, tree=data.tree, framing=data.framing)

@@ -1,0 +1,140 @@
+"""Embeddings on disk, and which of them are nearest.
+
+A Parquet file with the columns `GalaxyID` and `features`, float16 lists of one length, and in its
+metadata what made it. It is read a block at a time, so memory does not grow with the file, except
+for the GalaxyIDs. What is compared is exact: every pair is looked at.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float16, Float32, Int64, Shaped
+
+from gzjax import files
+from gzjax.errors import UserError, one_line
+
+BLOCK = 4096  # galaxies that are compared at a time, with as many others
+_KEY = b"gzjax"  # in the file's metadata
+
+
+def table(
+    ids: Sequence[str], features: Float16[np.ndarray, "galaxies features"], faults: Sequence[str]
+) -> pa.Table:
+    """The columns of embeddings, and `fault`."""
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+    text = pa.string()
+    return pa.table(
+        {"GalaxyID": pa.array(ids, text), "features": lists, "fault": pa.array(faults, text)}
+    )
+
+
+def write(output: Path, tables: Iterable[pa.Table], about: Mapping[str, Any]) -> pd.DataFrame:
+    """Joins what `table` made, a row group each, without galaxies that have a fault.
+
+    Returns:
+      `GalaxyID` and `fault` of these.
+    """
+    faults, writer = [], None
+    with files.replacing(output) as unfinished:
+        for part in tables:
+            broken = np.array(part["fault"].to_pylist(), object) != ""
+            faults.append(part.select(["GalaxyID", "fault"]).filter(broken).to_pandas())
+            whole = part.drop_columns("fault").filter(~broken)
+            whole = whole.replace_schema_metadata({_KEY: json.dumps(about).encode()})
+            writer = writer or pq.ParquetWriter(unfinished, whole.schema)
+            writer.write_table(whole)
+        if writer is not None:
+            writer.close()
+    return pd.concat(faults)
+
+
+def read_about(file: Path) -> dict[str, Any]:
+    """What made embeddings; nothing of files that others wrote."""
+    with _opened(file) as opened:
+        return json.loads((opened.metadata.metadata or {}).get(_KEY, b"{}"))
+
+
+def read_ids(file: Path) -> list[str]:
+    """The GalaxyIDs."""
+    with _opened(file) as opened:
+        return list(map(str, opened.read(columns=["GalaxyID"])["GalaxyID"].to_pylist()))
+
+
+def read_row(file: Path, row: int) -> Float32[np.ndarray, "1 features"]:
+    """The features of one galaxy, of length 1."""
+    with _opened(file) as opened:
+        sizes = [opened.metadata.row_group(n).num_rows for n in range(opened.num_row_groups)]
+        group = int(np.searchsorted(np.cumsum(sizes), row, side="right"))
+        column = opened.read_row_group(group, columns=["features"]).column(0).combine_chunks()
+    return unit(_array(column.slice(row - sum(sizes[:group]), 1)))
+
+
+def blocks(file: Path) -> Iterator[Float32[np.ndarray, "block features"]]:
+    """All features in order, of length 1."""
+    with _opened(file) as opened:
+        for batch in opened.iter_batches(BLOCK, columns=["features"]):
+            yield unit(_array(batch.column(0)))
+
+
+def _array(lists: pa.FixedSizeListArray) -> Shaped[np.ndarray, "galaxies features"]:
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, lists.type.list_size)
+
+
+def unit(
+    features: Shaped[np.ndarray, "galaxies features"],
+) -> Float32[np.ndarray, "galaxies features"]:
+    """The same of length 1; where all are 0, they stay so, and are similar to nothing."""
+    features = features.astype(np.float32)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(lengths > 0, lengths, 1)
+
+
+def nearest(
+    queries: Float32[np.ndarray, "queries features"], embeddings: Path, k: int
+) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
+    """(cosines, rows) of the k galaxies most similar to each query, of length 1, in order."""
+    found = np.zeros((len(queries), 0), np.float32)
+    rows, first = np.zeros((len(queries), 0), np.int64), 0
+    for block in blocks(embeddings):
+        if block.shape[1] != queries.shape[1]:
+            raise UserError(
+                f"{embeddings}: expected {queries.shape[1]} features, found {block.shape[1]}"
+            )
+        cosines, places = _highest(queries @ block.T, k)
+        found, rows = np.hstack([found, cosines]), np.hstack([rows, first + places])
+        found, places = _highest(found, k)
+        rows, first = np.take_along_axis(rows, places, axis=1), first + len(block)
+    order = np.lexsort((rows, -found), axis=1)
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def _highest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k highest values of each row, in any order, and their columns."""
+    if values.shape[1] <= k:
+        return values, np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    places = np.argpartition(values, -k, axis=1)[:, -k:]
+    return np.take_along_axis(values, places, axis=1), places
+
+
+def _opened(file: Path) -> pq.ParquetFile:
+    try:
+        opened = pq.ParquetFile(file, pre_buffer=False)  # which would keep all that was read
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; expected what --mode embed wrote") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{file}: not readable as embeddings: {one_line(error)}") from None
+    schema = opened.schema_arrow
+    kind = schema.field("features").type if "features" in schema.names else pa.null()
+    if "GalaxyID" not in schema.names or not pa.types.is_fixed_size_list(kind):
+        raise UserError(
+            f"{file}: expected the columns GalaxyID and features, lists of one length, found "
+            f"{one_line(', '.join(schema.names[:8]))}"
+        )
+    return opened
