@@ -91,7 +91,7 @@ def run() -> None:
     # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax.run import evaluate, predict, recorder, train
+    from gzjax.run import columns, evaluate, parts, predict, recorder, train
     from gzjax.run.build import load, load_data
     from gzjax.run.report import Report
 
@@ -130,7 +130,7 @@ def run() -> None:
                 f"--views: expected one number to predict with, found {len(given.views)}"
             )
         output = command_line.path(given.output)
-        predict.check_output(output, (".parquet",) if given.mode == "embed" else predict.SUFFIXES)
+        parts.check_output(output, (".parquet",) if given.mode == "embed" else parts.SUFFIXES)
     if given.mode in ("embed", "similar", "anomalies"):
         run_embeddings(workdirs, overrides, output, report)
         return
@@ -159,7 +159,7 @@ def run() -> None:
         shares=shares,
         readable=given.readable,
         report=report,
-        wanted=predict.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
+        wanted=columns.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
         size=given.range,
     )
 
@@ -168,7 +168,7 @@ def run_embeddings(
     workdirs: Sequence[Path], overrides: Mapping[str, Any], output: Path, report: "Report"
 ) -> None:
     """Does what the flags say of embeddings."""
-    from gzjax.run import embed, predict
+    from gzjax.run import embed, parts
     from gzjax.run.build import load
 
     given = flags.FLAGS
@@ -191,7 +191,7 @@ def run_embeddings(
         known = embed.check_query(given.query, embeddings)
         model = None if known else load(workdirs[0], overrides)
         table = embed.similar(given.query, embeddings, given.k, model)
-    predict.write_table(table, output)
+    parts.write_table(table, output)
     report.say(f"{output}: {len(table)} galaxies")
 
 

@@ -20,7 +20,7 @@ from gzjax.data import dataset, embeddings, images
 from gzjax.data.framing import Framing
 from gzjax.errors import UserError
 from gzjax.models import efficientnet
-from gzjax.run import build, embed, predict
+from gzjax.run import build, embed, parts
 from gzjax.run import config as configs
 
 
@@ -301,9 +301,9 @@ def test_mistakes_are_said_in_one_line(written, tmp_path):
 
 def test_tables_are_csv_or_parquet(tmp_path):
     table = pd.DataFrame({"GalaxyID": ["007"], "similarity": np.float32([0.123456789])})
-    predict.write_table(table, tmp_path / "s.csv")
+    parts.write_table(table, tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text() == "GalaxyID,similarity\n007,0.123457\n"
-    predict.write_table(table, tmp_path / "s.parquet")
+    parts.write_table(table, tmp_path / "s.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "s.parquet"), table)
 
 

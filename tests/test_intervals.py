@@ -11,6 +11,7 @@ import gzjax
 from gzjax import posterior, trees, votes
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, predict, recorder, train
+from gzjax.run.columns import Wanted
 
 KINDS = ("fraction", "90pc-lower", "90pc-upper")
 DIRICHLET = {"loss__terms": ("dirichlet",), "loss__activation": "softmax", "evaluate__views": 3}
@@ -123,7 +124,7 @@ def test_files_have_the_columns_of_the_notebook(world, model, tmp_path, suffix):
     for columns in ("survey", "both"):
         predict.predict_to_file(
             [model], str(world / "images"), output, views=2, shares=np.ones(1), readable=True,
-            report=gzjax.Report(loud=False), wanted=predict.Wanted(columns, 20), size=20,
+            report=gzjax.Report(loud=False), wanted=Wanted(columns, 20), size=20,
         )  # fmt: skip
         text = {"GalaxyID": str}
         found = pd.read_csv(output, dtype=text) if suffix == ".csv" else pd.read_parquet(output)
@@ -140,7 +141,7 @@ def test_parts_with_other_columns_are_not_taken_over(world, model, tmp_path, mon
     def predicted(**wanted):
         predict.predict_to_file(
             [model], str(world / "images"), tmp_path / "p.csv", views=1, shares=np.ones(1),
-            readable=False, report=gzjax.Report(loud=False), wanted=predict.Wanted(**wanted),
+            readable=False, report=gzjax.Report(loud=False), wanted=Wanted(**wanted),
         )  # fmt: skip
 
     with monkeypatch.context() as patch:

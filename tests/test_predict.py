@@ -10,8 +10,10 @@ import pytest
 from gzjax import tree as trees
 from gzjax.data import images
 from gzjax.errors import UserError
+from gzjax.run import parts as in_parts
 from gzjax.run import predict
-from gzjax.run.predict import Parts, Predicted
+from gzjax.run.columns import CHALLENGE, Predicted
+from gzjax.run.parts import Parts
 
 JOB = {"images": "0123", "views": 4}
 
@@ -21,7 +23,7 @@ def parts_of(output, number, size=4, job=JOB):
 
 
 def join(parts, output, readable):
-    return predict.join(parts, output, trees.load("gz2"), predict.CHALLENGE, readable)
+    return predict.join(parts, output, trees.load("gz2"), CHALLENGE, readable)
 
 
 def write(parts, rows, crowd, faults=None):
@@ -30,7 +32,7 @@ def write(parts, rows, crowd, faults=None):
     values = crowd[rows.start : rows.stop].astype(np.float32)
     some = [Predicted(values[:2], None, faults[:2]), Predicted(values[2:], None, faults[2:])]
     ids = [str(row) for row in rows]
-    table = predict.table_of(trees.load("gz2"), ids, some, predict.CHALLENGE)
+    table = predict.table_of(trees.load("gz2"), ids, some, CHALLENGE)
     parts.write(rows, pyarrow.Table.from_pandas(table, preserve_index=False))
 
 
@@ -98,8 +100,8 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
         ("there.csv", "is already there"),
     ):
         with pytest.raises(UserError, match=expected):
-            predict.check_output(tmp_path / name)
-    predict.check_output(tmp_path / "new.csv")
+            in_parts.check_output(tmp_path / name)
+    in_parts.check_output(tmp_path / "new.csv")
 
 
 @pytest.mark.parametrize("readable", [False, True])
@@ -133,10 +135,10 @@ def test_a_failed_join_leaves_no_output(tmp_path, crowd, gz2):
 def test_a_disk_that_is_gone_is_no_damaged_image():
     gone = [images.fault_text(OSError(5, "Input/output error", "x.jpg"))] * 40
     with pytest.raises(UserError, match="none of 40 images from b on can be opened: cannot be op"):
-        predict.check_no_outage(gone, "b")
-    predict.check_no_outage(gone[:5], "b")  # a list of a few
-    predict.check_no_outage([*gone, ""], "b")
-    predict.check_no_outage([images.fault_text(images.Unusable("truncated"))] * 40, "b")
+        in_parts.check_no_outage(gone, "b")
+    in_parts.check_no_outage(gone[:5], "b")  # a list of a few
+    in_parts.check_no_outage([*gone, ""], "b")
+    in_parts.check_no_outage([images.fault_text(images.Unusable("truncated"))] * 40, "b")
 
 
 def test_the_job_says_how_many_images_a_part_has(tmp_path, gz2):

@@ -20,10 +20,10 @@ from gzjax.data.batches import Source
 from gzjax.data.listing import Listing
 from gzjax.data.paths import path_of
 from gzjax.errors import UserError
-from gzjax.run import predict
+from gzjax.run import parts as in_parts
 from gzjax.run.evaluate import stream
 from gzjax.run.model import Model
-from gzjax.run.predict import RANGE, Parts
+from gzjax.run.parts import RANGE, Parts
 from gzjax.run.report import SILENT, Report
 
 
@@ -72,19 +72,19 @@ def embed_to_file(
     Raises:
       UserError: nothing to embed, or nowhere to write.
     """
-    predict.check_output(output, (".parquet",))
+    in_parts.check_output(output, (".parquet",))
     views = model.views if views is None else views
     listed = listing.list_images(images)
     report.say(f"{len(listed.ids)} images, {views} view{'s' * (views != 1)} each")
     about = {"network": model.identity, "views": views}
     job = {"embeddings of": listed.digest, **about}
-    predict.write_in_parts(
+    in_parts.write_in_parts(
         Parts(output, job, len(listed.ids), size),
         output,
         listed.ids,
         lambda rows: _batches(model, listed, rows, views),
         lambda ids, some: embedded.table(*_joined(ids, some)),
-        lambda parts: predict.list_unreadable(
+        lambda parts: in_parts.list_unreadable(
             output, embedded.write(output, parts.tables(), about)
         ),
         report,
@@ -175,7 +175,7 @@ def anomalies(embeddings: str | Path, k: int = 50, report: Report = SILENT) -> p
 
 
 def _batches(model: Model, listed: Listing, rows: range, views: int | None) -> Iterator[Embeddings]:
-    step = model.embed_step(predict.check_views(model.views if views is None else views))
+    step = model.embed_step(in_parts.check_views(model.views if views is None else views))
     source = Source(listed.framed(model.framing), np.arange(rows.start, rows.stop))
     reading = model.reading
     read = batches.ordered_batches(
@@ -190,7 +190,7 @@ def _batches(model: Model, listed: Listing, rows: range, views: int | None) -> I
         there = row >= 0  # the last batch is filled up
         faults = [reason.decode() for reason in fault[there]]
         ids = [listed.ids[each] for each in row[there]]
-        predict.check_no_outage(faults, ids[0])
+        in_parts.check_no_outage(faults, ids[0])
         features = np.asarray(features[there], np.float16)
         features[[bool(reason) for reason in faults]] = np.nan
         yield Embeddings(ids, features, faults)

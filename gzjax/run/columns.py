@@ -1,0 +1,121 @@
+"""The columns of predictions: the challenge's, and those that surveys publish."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from gzjax import tree as trees
+from gzjax.errors import UserError
+from gzjax.posterior import Posterior
+from gzjax.run.model import Model
+from gzjax.tree import Question, Tree
+
+COLUMNS = ("challenge", "survey", "both")
+
+
+class Predicted(NamedTuple):
+    """What is predicted for some images.
+
+    fractions: float32[galaxies, answers], cumulative.
+    posterior: of models with intervals.
+    faults: why an image could not be read, "" where it could; the rest is NaN there.
+    """
+
+    fractions: np.ndarray
+    posterior: Posterior | None
+    faults: list[str]
+
+
+class Wanted(NamedTuple):
+    """Which columns predictions have.
+
+    columns: `challenge`, cumulative fractions under the tree's own names; `survey`, those that
+      `survey_columns` gives; `both`; "": both if there are intervals, else the challenge's.
+    volunteers: intervals of what so many would say; None: of the underlying fractions.
+    campaigns: of a tree of several, those wanted, such as `dr5`; none: all.
+    """
+
+    columns: str = ""
+    volunteers: int | None = None
+    campaigns: tuple[str, ...] = ()
+
+    def of(self, models: Sequence[Model]) -> "Wanted":
+        """The same for some models, checked.
+
+        Raises:
+          UserError: columns or campaigns that there are not, or volunteers without intervals.
+        """
+        likely = all(model.likely for model in models)
+        if self.columns not in ("", *COLUMNS):
+            expected = f"expected one of {', '.join(COLUMNS)}"
+            raise UserError(f"columns: {expected}, found {self.columns!r}")
+        if self.volunteers is not None and (self.volunteers < 1 or not likely):
+            expected = "1 or more" if likely else "a model with the loss term dirichlet"
+            raise UserError(f"volunteers: expected {expected}, found {self.volunteers}")
+        names = [question.name for question in models[0].tree.questions]
+        for campaign in self.campaigns:
+            if not any(name.endswith(f"-{campaign}") for name in names):
+                raise UserError(f"campaigns: no question ends with -{campaign}: {', '.join(names)}")
+        return self._replace(columns=self.columns or ("both" if likely else "challenge"))
+
+    def takes(self, question: Question) -> bool:
+        """Whether a question is of the campaigns."""
+        return not self.campaigns or question.name.endswith(tuple(f"-{c}" for c in self.campaigns))
+
+
+CHALLENGE = Wanted("challenge")
+
+
+def survey_columns(predicted: Predicted, tree: Tree, wanted: Wanted) -> dict[str, np.ndarray]:
+    """Columns as surveys publish them, float[galaxies] each; all but the last are conditional.
+
+    For each question and answer the `_fraction`, of models with intervals the mean of their
+    mixture; its `_90pc-lower` and `_90pc-upper`, the ends of the mixture's central interval, exact;
+    and for each question `_proportion-asked`, the part of the crowd that is asked.
+    """
+    believed, asked = predicted.posterior, tree.asked(predicted.fractions)
+    if believed is None:
+        fractions = np.asarray(trees.normalise(predicted.fractions, tree)[0])
+        ends: tuple[tuple[str, np.ndarray], ...] = ()
+    else:
+        low, high = believed.interval(0.9, wanted.volunteers)
+        fractions, ends = believed.mean(), (("90pc-lower", low), ("90pc-upper", high))
+    columns = {}
+    for question, reached in zip(tree.questions, asked.T, strict=True):
+        if not wanted.takes(question):
+            continue
+        for answer in range(question.columns.start, question.columns.stop):
+            name = tree.survey_columns[answer]
+            for kind, values in (("fraction", fractions), *ends):
+                columns[f"{name}_{kind}"] = values[:, answer]
+        columns[f"{name.rpartition('_')[0]}_proportion-asked"] = reached
+    return columns
+
+
+def table_of(
+    tree: Tree, ids: Sequence[str], some: Sequence[Predicted], wanted: Wanted
+) -> pd.DataFrame:
+    """GalaxyID, the tree's columns, wanted or not, the others, and `fault`."""
+    tables = []
+    for predicted in some:
+        table = pd.DataFrame(predicted.fractions, columns=list(tree.columns))
+        if wanted.columns != "challenge":
+            more = pd.DataFrame(survey_columns(predicted, tree, wanted), dtype=np.float32)
+            table = pd.concat([table, more], axis=1)
+        table[[bool(fault) for fault in predicted.faults]] = np.nan
+        tables.append(table.assign(fault=predicted.faults))
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "GalaxyID", list(ids))
+    return table
+
+
+def unwanted(tree: Tree, wanted: Wanted) -> list[str]:
+    """The tree's columns that are not asked for."""
+    return [
+        column
+        for question in tree.questions
+        for column in tree.columns[question.columns]
+        if wanted.columns == "survey" or not wanted.takes(question)
+    ]

@@ -1,0 +1,184 @@
+"""Many images in parts: what is done of them stays done, whatever interrupts the rest.
+
+Images are taken in ranges of their listing. Each range becomes a Parquet file in the folder
+`OUTPUT.parts`, whole or not there, so an interrupted command resumes with the first range that is
+missing. At the end they are joined into the output and, if any image could not be read,
+`OUTPUT.unreadable.csv`. No table is ever in memory as a whole.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+
+from gzjax import files
+from gzjax.data.images import UNREACHABLE
+from gzjax.errors import UserError, one_line
+from gzjax.run.report import Report
+
+# Published fractions have six digits; more would be noise.
+FORMAT = "%.6f"
+RANGE = 4096  # images a part file
+SUFFIXES = (".csv", ".parquet")  # of tables that are written
+# A batch of at least so many images, none of which can be opened, is an outage, not bad luck.
+OUTAGE = 32
+
+
+class Parts:
+    """The part files of a prediction, tables with a column `fault`.
+
+    Args:
+      output: of the prediction.
+      job: what is predicted, and by what; parts of another job are refused.
+      number: of images.
+      size: images a part.
+
+    Raises:
+      UserError: parts of another job.
+    """
+
+    def __init__(self, output: Path, job: Mapping[str, Any], number: int, size: int = RANGE):
+        self.folder = output.with_name(f"{output.name}.parts")
+        self.ranges = [range(n, min(n + size, number)) for n in range(0, number, size)]
+        self.folder.mkdir(exist_ok=True)
+        file, job = self.folder / "job.json", {**job, "images_a_part": size}
+        try:
+            before = json.loads(file.read_text())
+        except FileNotFoundError:
+            files.write_json(file, job)
+            before = job
+        except ValueError as error:
+            raise UserError(f"{file}: damaged ({one_line(error)}); delete the folder") from None
+        if before != job:
+            raise UserError(
+                f"{self.folder} was left by a prediction of other images or by other networks; "
+                "delete it, or name another output"
+            )
+
+    def file(self, rows: range) -> Path:
+        """The part file of a range."""
+        return self.folder / f"{rows.start:09}.parquet"
+
+    def missing(self) -> list[range]:
+        """The ranges that are not done yet; a part that is damaged is not."""
+        return [rows for rows in self.ranges if self._rows_in(rows) != len(rows)]
+
+    def _rows_in(self, rows: range) -> int:
+        try:
+            return pyarrow.parquet.read_metadata(self.file(rows)).num_rows
+        except (OSError, pyarrow.ArrowInvalid):
+            return 0
+
+    def write(self, rows: range, table: pyarrow.Table) -> None:
+        """Writes the part file of a range."""
+        with files.replacing(self.file(rows)) as unfinished:
+            pyarrow.parquet.write_table(table, unfinished)
+
+    def tables(self) -> Iterator[pyarrow.Table]:
+        """The part files in order."""
+        for rows in self.ranges:
+            yield pyarrow.parquet.read_table(self.file(rows))
+
+
+def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Checks that predictions can be written there, before any long work.
+
+    Raises:
+      UserError: another suffix, no such folder, or a file already.
+    """
+    if output.suffix not in suffixes:
+        raise UserError(
+            f"--output {output}: expected a name that ends with {' or '.join(suffixes)}"
+        )
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    if output.exists():
+        raise UserError(f"--output {output} is already there; delete it, or name another")
+
+
+def write_in_parts(
+    parts: Parts,
+    output: Path,
+    ids: Sequence[str],
+    batches_of: Callable[[range], Iterable[Any]],
+    table_of: Callable[[Sequence[str], Sequence[Any]], pyarrow.Table],
+    join: Callable[[Parts], int],
+    report: Report,
+    doing: str,
+) -> None:
+    """Writes the parts that are missing, joins all, and deletes them.
+
+    Args:
+      parts: of the output.
+      output: that is written in the end.
+      ids: of all images.
+      batches_of: results of a range, a batch at a time; they have `faults`, one an image.
+      table_of: GalaxyIDs and results of a range -> its table.
+      join: writes the output, and says how many images could not be read.
+      report: says how it goes.
+      doing: what, in words.
+    """
+    number = len(ids)
+    with files.locked(parts.folder / "lock"):
+        missing = parts.missing()
+        new = sum(map(len, missing))
+        if new < number:
+            report.say(f"resuming after {number - new} images that are done")
+        done, began = number - new, time.perf_counter()
+        with report.task(doing) as progress:
+            for rows in missing:
+                some = []
+                for batch in batches_of(rows):
+                    some.append(batch)
+                    done += len(batch.faults)
+                    progress(done, number)
+                parts.write(rows, table_of(ids[rows.start : rows.stop], some))
+        seconds = time.perf_counter() - began
+        if new:
+            report.say(f"{new} images in {seconds:.0f} s: {new / seconds:.1f} images/s")
+        unreadable = join(parts)
+    shutil.rmtree(parts.folder)
+    report.say(f"{output}: {number - unreadable} galaxies")
+    if unreadable:
+        report.say(f"unreadable images: {unreadable}; see {output}.unreadable.csv")
+
+
+def list_unreadable(output: Path, unreadable: pd.DataFrame) -> int:
+    """Lists the images that could not be read beside the output, if any; says how many."""
+    listed = output.with_name(f"{output.name}.unreadable.csv")
+    listed.unlink(missing_ok=True)  # of an earlier prediction
+    if len(unreadable):
+        files.write_text(listed, unreadable.to_csv(index=False))
+    return len(unreadable)
+
+
+def write_table(table: pd.DataFrame, output: Path) -> None:
+    """Writes a table that fits into memory, CSV or Parquet by the suffix."""
+    with files.replacing(output) as unfinished:
+        if output.suffix == ".csv":
+            table.to_csv(unfinished, index=False, float_format=FORMAT)
+        else:
+            table.to_parquet(unfinished, index=False)
+
+
+def check_views(views: int) -> int:
+    """The same number of views, if it is one; else a `UserError`."""
+    if views < 1:
+        raise UserError(f"views: expected 1 or more, found {views}")
+    return views
+
+
+def check_no_outage(faults: Sequence[str], first: str) -> None:
+    """Checks that the disk or network is still there, damaged images aside.
+
+    Raises:
+      UserError: none of a batch, which begins with the galaxy `first`, could be opened.
+    """
+    if len(faults) >= OUTAGE and all(fault.startswith(UNREACHABLE) for fault in faults):
+        raise UserError(f"none of {len(faults)} images from {first} on can be opened: {faults[0]}")
