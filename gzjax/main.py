@@ -73,6 +73,9 @@ flags.DEFINE_integer(
     "volunteers", None, "Intervals of what so many would say, not of the underlying fractions.", 1
 )
 flags.DEFINE_list("campaigns", [], "Of a tree of several: those to predict, such as dr5,gz2.")
+flags.DEFINE_string(
+    "part", "1/1", "Of several processes that predict into one output: 2/8 is the second of eight."
+)
 flags.DEFINE_integer("range", 4096, "Images predicted between two savings.", 1)
 flags.DEFINE_string("pack", "", "Folder of the pack that is written.")
 flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
@@ -121,20 +124,23 @@ def run() -> None:
         for name in NEEDED[given.mode]:
             if not given[name].value:
                 raise UserError(f"--mode {given.mode}: expected --{name}, too")
-        if jax.process_count() > 1:
-            raise UserError(
-                f"--mode {given.mode}: expected one process; give each its own images instead"
-            )
+        if jax.process_count() > 1 and (given.mode != "predict" or given.mixture == "fitted"):
+            raise UserError(f"--mode {given.mode}: expected one process")
         if len(given.views) > 1:
             raise UserError(
                 f"--views: expected one number to predict with, found {len(given.views)}"
             )
         output = command_line.path(given.output)
-        parts.check_output(output, (".parquet",) if given.mode == "embed" else parts.SUFFIXES)
+        suffixes = {"embed": (".parquet",), "predict": parts.WITH_FOLDERS}
+        parts.check_output(output, suffixes.get(given.mode, parts.SUFFIXES))
+        share = command_line.share(given.part, "--part")
+        if jax.process_count() > 1:
+            share = jax.process_index() + 1, jax.process_count()
     if given.mode in ("embed", "similar", "anomalies"):
         run_embeddings(workdirs, overrides, output, report)
         return
-    models = [load(workdir, overrides) for workdir in workdirs]
+    # To predict, each of several processes works by itself, on its own devices.
+    models = [load(workdir, overrides, alone=given.mode == "predict") for workdir in workdirs]
     data = []
     if given.mode == "evaluate" or (given.mixture == "fitted" and len(models) > 1):
         data = [load_data(workdir, overrides, **data_options) for workdir in workdirs]
@@ -161,6 +167,7 @@ def run() -> None:
         report=report,
         wanted=columns.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
         size=given.range,
+        share=share,
     )
 
 

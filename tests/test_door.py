@@ -15,6 +15,7 @@ from gzjax import files
 from gzjax.data import images
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, predict, train
+from gzjax.run import parts as in_parts
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +193,69 @@ def test_an_interrupted_prediction_resumes_with_what_is_missing(
     assert not (tmp_path / "broken.csv.parts").exists()
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_shares_of_several_processes_are_one_table(world, models, tmp_path, suffix, monkeypatch):
+    said = []
+    report = gzjax.Report(loud=False)
+    report.say = said.append
+
+    def predict_all(name, share=(1, 1), size=5):
+        predict.predict_to_file(
+            models[:1], str(world / "images"), tmp_path / f"{name}{suffix}", views=1,
+            shares=np.ones(1), readable=True, report=report, size=size, share=share,
+        )  # fmt: skip
+        return tmp_path / f"{name}{suffix}"
+
+    whole = predict_all("whole").read_bytes()
+    monkeypatch.setattr(predict, "stream", counted := _Counted(predict.stream))
+    output = predict_all("shared", (2, 3))
+    assert not output.exists()
+    assert said[-1] == "share 2 of 3 is done; 7 parts of others are missing"
+    files_of = sorted(path.name for path in (tmp_path / f"{output.name}.parts").glob("*.parquet"))
+    assert files_of == ["000000005.parquet", "000000020.parquet", "000000035.parquet"]
+    predict_all("shared", (2, 3))  # nothing is repeated
+    predict_all("shared", (3, 3))
+    assert counted.calls == 6
+    assert not output.exists()
+    with files.locked(tmp_path / f"{output.name}.parts" / "_lock"):
+        predict_all("shared", (1, 3))
+        assert said[-1] == "the parts are joined by another process"
+    predict_all("shared", (1, 3))
+    assert counted.calls == 10
+    assert output.read_bytes() == whole
+    assert not (tmp_path / f"{output.name}.parts").exists()
+
+
+class _Counted:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.function(*args)
+
+
+def test_an_output_without_a_suffix_is_a_dataset(world, models, tmp_path):
+    (tmp_path / "images").mkdir()
+    for file in (world / "images").iterdir():
+        (tmp_path / "images" / file.name).symlink_to(file)
+    (tmp_path / "images" / "bad.png").write_text("no image")
+    for share in ((1, 2), (2, 2)):
+        predict.predict_to_file(
+            models[:1], str(tmp_path / "images"), tmp_path / "survey", views=1, shares=np.ones(1),
+            readable=True, report=gzjax.Report(loud=False), size=10, share=share,
+        )  # fmt: skip
+    table = pd.read_parquet(tmp_path / "survey").set_index("GalaxyID")
+    expected = models[0].predict(tmp_path / "images", views=1)
+    pd.testing.assert_frame_equal(table[expected.columns], expected)
+    assert table.loc["bad", "morphology"] == ""
+    assert table["morphology"].drop("bad").str.len().min() > 2
+    in_parts.check_output(tmp_path / "survey", in_parts.WITH_FOLDERS)  # to be resumed
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="other is already there"):
+        in_parts.check_output(tmp_path / "other", in_parts.WITH_FOLDERS)
+
+
 def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path, monkeypatch):
     def predict_all(models, views=1, shares=(1.0,), name="p.csv"):
         predict.predict_to_file(
@@ -213,7 +277,7 @@ def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path,
             predict_all(some, views)
     with pytest.raises(UserError, match="was left by a prediction of other"):
         predict_all(models, shares=(0.25, 0.75), name="two.csv")
-    lock = files.locked(tmp_path / "p.csv.parts" / "lock")
+    lock = files.locked(tmp_path / "p.csv.parts" / "_lock")
     with lock, pytest.raises(UserError, match="another process is writing there"):
         predict_all(models[:1])
     predict_all(models[:1])

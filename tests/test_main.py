@@ -126,7 +126,7 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     assert (tables[0]["shape_round"] != tables[1]["shape_round"]).any()
     assert "shape_round_fraction" not in tables[0]
     assert "shape_round_fraction" in tables[1]
-    for option in (("--volunteers", 5), ("--campaigns", "dr5")):
+    for option in (("--volunteers", 5), ("--campaigns", "dr5"), ("--part", "3/2")):
         status, said, wrong = invoke(
             "--mode", "predict", "--images", world / "images", "--output", "no.csv", *option, *both
         )

@@ -353,10 +353,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     given = parser.parse_intermixed_args(arguments)
     if not given.data:
         raise UserError("expected --data, the folder with the table and images of galaxies")
-    part, _, parts = given.share.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise UserError(f"--share: expected such as 2/8, found {given.share}")
-    given.share = int(part), int(parts)
+    given.share = command_line.share(given.share, "--share")
     if given.seeds < 1:
         raise UserError(f"--seeds: expected at least 1, found {given.seeds}")
     if not given.report.parent.is_dir():

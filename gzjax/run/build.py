@@ -106,12 +106,15 @@ def build_run(
     )
 
 
-def load(workdir: str | Path, overrides: Mapping[str, Any] | None = None) -> Model:
+def load(
+    workdir: str | Path, overrides: Mapping[str, Any] | None = None, *, alone: bool = False
+) -> Model:
     """Opens a run at the checkpoint that was best on validation.
 
     Args:
       workdir: folder of the run.
       overrides: {dotted option: value}, such as {"evaluate.batch_size": 256}.
+      alone: use the devices of this process, not of all processes together.
 
     Raises:
       UserError: no checkpoint there, or an override that would make it another run.
@@ -121,7 +124,7 @@ def load(workdir: str | Path, overrides: Mapping[str, Any] | None = None) -> Mod
     options = options_of(best.about, overrides, workdir)
     tree = Tree.from_dict(best.about["tree"])
     network = build_network(options, tree, Conventions.from_json(best.about["conventions"]))
-    placement = place(options, training=False)
+    placement = place(options, training=False, alone=alone)
     return build_model(options, tree, network, placement)._replace(
         weights=jax.device_put(best.average, placement.replicated),
         raw=best.raw if options.average.decay else None,
@@ -274,8 +277,8 @@ def load_tree(settings: DataSettings) -> Tree:
         return trees.union([trees.load(name) for name in dict.fromkeys(names)])
 
 
-def place(options: Options, *, training: bool) -> Placement:
-    """Where batches go: to all devices.
+def place(options: Options, *, training: bool, alone: bool = False) -> Placement:
+    """Where batches go: to all devices, or to those of this process.
 
     Raises:
       UserError: a batch size that they do not divide.
@@ -283,13 +286,14 @@ def place(options: Options, *, training: bool) -> Placement:
     sizes = {"evaluate.batch_size": options.evaluate.batch_size}
     if training:
         sizes["batch_size"] = options.run.batch_size
-    number = jax.device_count()
+    chosen = jax.local_devices() if alone else jax.devices()
+    number = len(chosen)
     for option, size in sizes.items():
         if size % number:
             raise UserError(
                 f"--config.{option}: expected a multiple of the {number} devices, found {size}"
             )
-    return devices.place()
+    return devices.place(chosen)
 
 
 def build_data(

@@ -75,6 +75,18 @@ def overrides() -> dict[str, Any]:
     return dict(config_flags.get_override_values(flags.FLAGS["config"]))
 
 
+def share(text: str, flag: str) -> tuple[int, int]:
+    """(2, 8) of `2/8`, the second of eight.
+
+    Raises:
+      UserError: something else.
+    """
+    number, _, shares = text.partition("/")
+    if not (number.isdecimal() and shares.isdecimal() and 1 <= int(number) <= int(shares)):
+        raise UserError(f"{flag}: expected such as 2/8, found {text}")
+    return int(number), int(shares)
+
+
 def path(text: str) -> Path:
     """A path that the command line gives; shells expand ~ at the beginning of a word alone."""
     return Path(text).expanduser()

@@ -4,8 +4,13 @@ Images are taken in ranges of their listing. Each range becomes a Parquet file i
 `OUTPUT.parts`, whole or not there, so an interrupted command resumes with the first range that is
 missing. At the end they are joined into the output and, if any image could not be read,
 `OUTPUT.unreadable.csv`. No table is ever in memory as a whole.
+
+Several processes may share the work, each with every n-th range; whichever is last joins them. An
+output without a suffix is a folder whose parts stay as they are: a dataset for pandas, Arrow,
+DuckDB and others, which skip files that begin with an underscore.
 """
 
+import contextlib
 import json
 import shutil
 import time
@@ -25,7 +30,9 @@ from gzjax.run.report import Report
 # Published fractions have six digits; more would be noise.
 FORMAT = "%.6f"
 RANGE = 4096  # images a part file
+JOB, LOCK = "_job.json", "_lock"
 SUFFIXES = (".csv", ".parquet")  # of tables that are written
+WITH_FOLDERS = (*SUFFIXES, "")
 # A batch of at least so many images, none of which can be opened, is an outage, not bad luck.
 OUTAGE = 32
 
@@ -38,16 +45,26 @@ class Parts:
       job: what is predicted, and by what; parts of another job are refused.
       number: of images.
       size: images a part.
+      share: which of the parts are this process's: (2, 8) is the second of eight shares.
 
     Raises:
       UserError: parts of another job.
     """
 
-    def __init__(self, output: Path, job: Mapping[str, Any], number: int, size: int = RANGE):
-        self.folder = output.with_name(f"{output.name}.parts")
+    def __init__(
+        self,
+        output: Path,
+        job: Mapping[str, Any],
+        number: int,
+        size: int = RANGE,
+        share: tuple[int, int] = (1, 1),
+    ):
+        self.stay = not output.suffix
+        self.folder = output if self.stay else output.with_name(f"{output.name}.parts")
         self.ranges = [range(n, min(n + size, number)) for n in range(0, number, size)]
+        self.share = share
         self.folder.mkdir(exist_ok=True)
-        file, job = self.folder / "job.json", {**job, "images_a_part": size}
+        file, job = self.folder / JOB, {**job, "images_a_part": size}
         try:
             before = json.loads(file.read_text())
         except FileNotFoundError:
@@ -65,9 +82,21 @@ class Parts:
         """The part file of a range."""
         return self.folder / f"{rows.start:09}.parquet"
 
-    def missing(self) -> list[range]:
-        """The ranges that are not done yet; a part that is damaged is not."""
-        return [rows for rows in self.ranges if self._rows_in(rows) != len(rows)]
+    @property
+    def lock(self) -> Path:
+        """Of this share."""
+        number, shares = self.share
+        return self.folder / (LOCK if shares == 1 else f"{LOCK}-{number}-of-{shares}")
+
+    @property
+    def mine(self) -> list[range]:
+        """The ranges of this share."""
+        number, shares = self.share
+        return self.ranges[number - 1 :: shares]
+
+    def missing(self, ranges: Sequence[range]) -> list[range]:
+        """Those of some ranges that are not done yet; a part that is damaged is not."""
+        return [rows for rows in ranges if self._rows_in(rows) != len(rows)]
 
     def _rows_in(self, rows: range) -> int:
         try:
@@ -90,15 +119,15 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Checks that predictions can be written there, before any long work.
 
     Raises:
-      UserError: another suffix, no such folder, or a file already.
+      UserError: another suffix, no such folder, or something already that is no unfinished dataset.
     """
     if output.suffix not in suffixes:
-        raise UserError(
-            f"--output {output}: expected a name that ends with {' or '.join(suffixes)}"
-        )
+        named = " or ".join(suffix for suffix in suffixes if suffix)
+        folder = ", or that has no dot, a folder of parts" * ("" in suffixes)
+        raise UserError(f"--output {output}: expected a name that ends with {named}{folder}")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
-    if output.exists():
+    if output.exists() and not (output / JOB).exists():
         raise UserError(f"--output {output} is already there; delete it, or name another")
 
 
@@ -112,7 +141,7 @@ def write_in_parts(
     report: Report,
     doing: str,
 ) -> None:
-    """Writes the parts that are missing, joins all, and deletes them.
+    """Writes the parts of this share that are missing; if all are there then, joins them.
 
     Args:
       parts: of the output.
@@ -124,9 +153,9 @@ def write_in_parts(
       report: says how it goes.
       doing: what, in words.
     """
-    number = len(ids)
-    with files.locked(parts.folder / "lock"):
-        missing = parts.missing()
+    number = sum(map(len, parts.mine))
+    with files.locked(parts.lock):
+        missing = parts.missing(parts.mine)
         new = sum(map(len, missing))
         if new < number:
             report.say(f"resuming after {number - new} images that are done")
@@ -142,8 +171,31 @@ def write_in_parts(
         seconds = time.perf_counter() - began
         if new:
             report.say(f"{new} images in {seconds:.0f} s: {new / seconds:.1f} images/s")
+    if not parts.stay and output.exists():
+        report.say(f"{output}: joined by another process")
+    elif others := len(parts.missing(parts.ranges)):
+        number, shares = parts.share
+        report.say(f"share {number} of {shares} is done; {others} parts of others are missing")
+    elif parts.stay:
+        report.say(f"{output}: {len(ids)} galaxies in {len(parts.ranges)} parts")
+    else:
+        _finish(parts, output, len(ids), join, report)
+
+
+def _finish(
+    parts: Parts, output: Path, number: int, join: Callable[[Parts], int], report: Report
+) -> None:
+    """Joins the parts, and deletes them, unless another process does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(parts.folder / LOCK))
+        except (UserError, FileNotFoundError):
+            if parts.share == (1, 1):
+                raise
+            report.say("the parts are joined by another process")
+            return
         unreadable = join(parts)
-    shutil.rmtree(parts.folder)
+        shutil.rmtree(parts.folder)
     report.say(f"{output}: {number - unreadable} galaxies")
     if unreadable:
         report.say(f"unreadable images: {unreadable}; see {output}.unreadable.csv")

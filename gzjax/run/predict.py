@@ -148,24 +148,26 @@ def predict_to_file(
     report: Report,
     wanted: Wanted = CHALLENGE,
     size: int = RANGE,
+    share: tuple[int, int] = (1, 1),
 ) -> None:
     """Predicts images into a file, or resumes where that was interrupted.
 
     Args:
       models: one, or several of one tree.
       images: see `listing.list_images`.
-      output: CSV or Parquet, by its suffix.
+      output: CSV or Parquet, by its suffix; without one, a folder of Parquet parts.
       views: test-time views averaged.
       shares: of each model in the mixture.
       readable: adds the columns of `describe.readable`.
       report: says how it goes.
       wanted: which columns.
       size: images a part file.
+      share: of the parts that this process predicts, see `parts.Parts`.
 
     Raises:
       UserError: nothing to predict, or nowhere to write.
     """
-    in_parts.check_output(output)
+    in_parts.check_output(output, in_parts.WITH_FOLDERS)
     check_same_tree(models)
     wanted = wanted.of(models)
     listed = listing.list_images(images)
@@ -176,55 +178,61 @@ def predict_to_file(
         "networks": [model.identity for model in models],
         "weights": [round(float(share), 4) for share in shares],
         "views": views,
-        "columns": [wanted.columns, wanted.volunteers, list(wanted.campaigns)],
+        "columns": [wanted.columns, wanted.volunteers, list(wanted.campaigns), readable],
     }
     tree = models[0].tree
 
     def table(ids: Sequence[str], some: Sequence[Predicted]) -> pyarrow.Table:
-        return pyarrow.Table.from_pandas(table_of(tree, ids, some, wanted), preserve_index=False)
+        return published(table_of(tree, ids, some, wanted), tree, wanted, readable)
 
     in_parts.write_in_parts(
-        Parts(output, job, number, size),
+        Parts(output, job, number, size, share),
         output,
         listed.ids,
         lambda rows: batches_of(models, listed, rows, views, shares),
         table,
-        lambda parts: join(parts, output, tree, wanted, readable),
+        lambda parts: join(parts, output),
         report,
         "predicting images",
     )
 
 
-def join(parts: Parts, output: Path, tree: Tree, wanted: Wanted, readable: bool) -> int:
+def published(table: pd.DataFrame, tree: Tree, wanted: Wanted, readable: bool) -> pyarrow.Table:
+    """The columns that are asked for, with words or without, of `columns.table_of`."""
+    numbers = list(table.columns.drop(["GalaxyID", "fault"]))
+    if readable:
+        words = describe.readable(table[list(tree.columns)].to_numpy(np.float32), tree)
+        words[(table["fault"] != "").to_numpy()] = ""
+        table = pd.concat([table, words], axis=1)
+    table = table.drop(columns=unwanted(tree, wanted))
+    # All others are words, though a part may have none.
+    schema = pyarrow.schema(
+        (name, pyarrow.float32() if name in numbers else pyarrow.string()) for name in table
+    )
+    return pyarrow.Table.from_pandas(table, schema, preserve_index=False)
+
+
+def join(parts: Parts, output: Path) -> int:
     """Joins all parts into the output, and lists the images that could not be read.
 
     Returns:
       How many images could not be read.
     """
-    dropped, faults, parquet = unwanted(tree, wanted), [], None
+    faults, parquet = [], None
     with files.replacing(output) as unfinished:
-        for number, part in enumerate(map(pyarrow.Table.to_pandas, parts.tables())):
-            broken = part["fault"] != ""
-            faults.append(part.loc[broken, ["GalaxyID", "fault"]])
-            table = part[~broken].drop(columns="fault").reset_index(drop=True)
-            numbers = list(table.columns[1:])
-            if readable:
-                fractions = table[list(tree.columns)].to_numpy(np.float32)
-                table = pd.concat([table, describe.readable(fractions, tree)], axis=1)
-            table = table.drop(columns=dropped)
+        for number, part in enumerate(parts.tables()):
+            table = part.to_pandas()
+            broken = table["fault"] != ""
+            faults.append(table.loc[broken, ["GalaxyID", "fault"]])
             if output.suffix == ".csv":
                 mode: Literal["a", "w"] = "a" if number else "w"
-                table.to_csv(
+                table[~broken].drop(columns="fault").to_csv(
                     unfinished, mode=mode, header=not number, index=False, float_format=FORMAT
                 )
                 continue
-            # Columns of words are the others; an empty part would not say so.
-            schema = pyarrow.schema(
-                (name, pyarrow.float32() if name in numbers else pyarrow.string())
-                for name in table.columns
-            )
-            parquet = parquet or pyarrow.parquet.ParquetWriter(unfinished, schema)
-            parquet.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
+            kept = part.filter(~broken.to_numpy()).drop_columns("fault")
+            parquet = parquet or pyarrow.parquet.ParquetWriter(unfinished, kept.schema)
+            parquet.write_table(kept)
         if parquet is not None:
             parquet.close()
     return in_parts.list_unreadable(output, pd.concat(faults))
