@@ -335,7 +335,8 @@ def test_programs_find_the_package_and_keep_folder_and_settings(machine):
 # The other scripts.
 
 
-@pytest.mark.parametrize("script", ["run", "test", "bench", "ablation", "slurm.sbatch", "tpu-pod"])
+@pytest.mark.parametrize("script", ["run", "test", "bench", "ablation", "slurm.sbatch", "slurm-predict.sbatch",
+                                    "tpu-pod"])  # fmt: skip
 def test_scripts_can_be_run_and_start_what_exists(script):
     subprocess.run(["bash", "-n", LAUNCH / script], check=True)
     assert os.access(LAUNCH / script, os.X_OK)
@@ -587,3 +588,22 @@ def test_the_version_is_the_same_everywhere(wheel):
     version = message_from_bytes(of_metadata(wheel, "METADATA"))["Version"]
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)[1] == version
     assert re.search(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == version
+
+
+def test_jobs_of_an_array_share_a_prediction(tmp_path):
+    """Numbered from 1, wherever the array begins."""
+    stand_in(tmp_path / "bin", "srun", 'printf "%s\n" "$@" >started')
+    array = {
+        "SLURM_ARRAY_TASK_ID": "12",
+        "SLURM_ARRAY_TASK_MIN": "10",
+        "SLURM_ARRAY_TASK_COUNT": "8",
+    }
+    subprocess.run(
+        ["bash", LAUNCH / "slurm-predict.sbatch", "--images", "a b"],
+        env=os.environ | array | {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "5"}
+        | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        check=True,
+    )  # fmt: skip
+    assert (tmp_path / "started").read_text().splitlines() == [
+        "--cpus-per-task=5", "launch/run", "--mode", "predict", "--part", "3/8", "--images", "a b",
+    ]  # fmt: skip
