@@ -335,8 +335,10 @@ def test_programs_find_the_package_and_keep_folder_and_settings(machine):
 # The other scripts.
 
 
-@pytest.mark.parametrize("script", ["run", "test", "bench", "ablation", "slurm.sbatch", "slurm-predict.sbatch",
-                                    "tpu-pod"])  # fmt: skip
+SCRIPTS = ("run", "test", "bench", "ablation", "slurm.sbatch", "slurm-predict.sbatch", "tpu-pod")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_can_be_run_and_start_what_exists(script):
     subprocess.run(["bash", "-n", LAUNCH / script], check=True)
     assert os.access(LAUNCH / script, os.X_OK)
