@@ -2,6 +2,7 @@
 
     --mode train      trains, or resumes training, and tests at the end (the default)
     --mode evaluate   tests the best checkpoint of --workdir again, or of several together
+    --mode report     writes the page of a run again, WORKDIR/report.html
     --mode predict    writes the vote fractions of --images into the table --output
     --mode pack       decodes all galaxies once, into the folder --pack
 
@@ -10,6 +11,7 @@ Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 
 import errno
 import logging
+import shlex
 import sys
 
 import absl.logging
@@ -19,7 +21,7 @@ from gzjax import files
 from gzjax.errors import UserError
 from gzjax.run import command_line
 
-MODES = ("train", "evaluate", "predict", "pack")
+MODES = ("train", "evaluate", "report", "predict", "pack")
 
 command_line.define_recipe()
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
@@ -70,7 +72,7 @@ def run() -> None:
     # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax.run import evaluate, predict, recorder, train
+    from gzjax.run import evaluate, page, predict, recorder, train
     from gzjax.run.build import load, load_data
     from gzjax.run.report import Report
 
@@ -87,7 +89,8 @@ def run() -> None:
     if given.mode == "train":
         if len(workdirs) > 1:
             raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
-        train.train(given.config, workdirs[0], **data_options)
+        typed = shlex.join(["gzjax", *sys.argv[1:]])
+        train.train(given.config, workdirs[0], command=typed, **data_options)
         return
     if given.mode == "pack":
         if not given.pack:
@@ -110,7 +113,16 @@ def run() -> None:
             )
         output = command_line.path(given.output)
         predict.check_output(output)
+    if given.mode == "report":
+        if len(workdirs) > 1:
+            raise UserError(f"--workdir: expected one run to report, found {len(workdirs)}")
+        if jax.process_count() > 1:
+            raise UserError(f"--mode report: expected one process, found {jax.process_count()}")
     models = [load(workdir, overrides) for workdir in workdirs]
+    if given.mode == "report":
+        galaxies = load_data(workdirs[0], overrides, **data_options)
+        page.write(workdirs[0], models[0], galaxies, report)
+        return
     data = []
     if given.mode == "evaluate" or (given.mixture == "fitted" and len(models) > 1):
         data = [load_data(workdir, overrides, **data_options) for workdir in workdirs]
@@ -170,6 +182,7 @@ def main(arguments: list[str]) -> None:
         # orbax logs every step of every save; what gzjax itself has to say is heard.
         absl.logging.set_verbosity(absl.logging.ERROR)
         logging.getLogger("gzjax").setLevel(logging.WARNING)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it looks for fonts
     try:
         run()
     except UserError as error:
