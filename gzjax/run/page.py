@@ -110,9 +110,10 @@ def _shown(result: Mapping[str, Any]) -> bool:
     return (result["split"], result["views"], result["networks"]) == ("test", 1, 1)
 
 
-def _curve(path: Path) -> dict[str, list[float]]:
+def _curve(path: Path) -> dict[str, list[Any]]:
     """What was recorded on the way, by column; nothing if it was not."""
-    return pd.read_csv(path).to_dict("list") if path.exists() else {}
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    return {str(name): table[name].tolist() for name in table}
 
 
 def _run(workdir: Path, model: Model, data: Data, train: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,9 +250,11 @@ def _words(fractions: np.ndarray, tree: Tree) -> list[str]:
 def _answers(tree: Tree, crowd: np.ndarray, network: np.ndarray) -> list[dict[str, Any]]:
     """The questions that the crowd or the network reaches, of those that the crowd knows."""
     reached = np.maximum(tree.asked(crowd), tree.asked(network)) >= describe.REACHED
+    apart = np.nan_to_num(np.square(network - crowd)) @ tree.membership
     return [
         {
             "name": question.name,
+            "most": bool(apart[question.number - 1] == apart.max()),
             "answers": [
                 (answer.replace("-", " "), float(crowd[column]), float(network[column]))
                 for column, answer in enumerate(question.answers, question.first)
@@ -295,7 +298,7 @@ def _environment() -> Any:
 
 
 def _or_dash(shown: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda value: "–" if value is None else shown(value)
+    return lambda value: "\N{EN DASH}" if value is None else shown(value)
 
 
 def _duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ INK, FAINT, CROWD, NETWORK, GREEN = "#010203", "#010204", "#010205", "#010206", 
 COLOURS = {INK: "ink", FAINT: "faint", CROWD: "crowd", NETWORK: "network", GREEN: "green"}
 CYCLE = ((INK, "-"), (NETWORK, "-"), (CROWD, "--"), (GREEN, "-."), (FAINT, "-"))
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "gzjax",
     "text.parse_math": False,
@@ -65,7 +65,7 @@ def curves(name: str, given: Curves, *, log: bool = False, level: float | None =
             given.items(), CYCLE * len(given), strict=False
         ):
             x, y = _thinned(epochs), _thinned(values)
-            marker = "o" if len(x) < 30 else None
+            marker = "o" if len(x) < 15 else None
             axes.plot(x, y, dashes, color=colour, label=label, marker=marker, ms=3, lw=1.4)
         if level is not None:
             axes.axhline(level, color=FAINT, lw=1, ls=(0, (4, 3)), label="baseline")
@@ -81,7 +81,8 @@ def curves(name: str, given: Curves, *, log: bool = False, level: float | None =
         if len(given) + (level is not None) > 1:
             axes.legend(loc="best", fontsize=9, handlelength=1.8)
         says = "; ".join(
-            f"{label} from {values[0]:.4g} to {values[-1]:.4g}" for label, (_, values) in given.items()
+            f"{label} from {values[0]:.4g} to {values[-1]:.4g}"
+            for label, (_, values) in given.items()
         )
         return _svg(name, f"Over the epochs: {says}", figure)
 
@@ -107,7 +108,7 @@ def reliability(
     # Of the logarithm, so that single galaxies are seen beside the many at 0.
     levels = np.ceil(np.log1p(counts) / np.log1p(max(counts.max(), 1)) * LEVELS).astype(int)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(2.9, 2.8)
+        figure, axes = _axes(2.7, 2.6)
         for level in range(1, LEVELS + 1):
             squares = [_square(*place) for place in np.argwhere(levels == level)]
             if squares:  # one path for all, which is small
@@ -161,4 +162,6 @@ def _svg(name: str, says: str, figure: Figure) -> Markup:
 
 def _shorter(path: str) -> str:
     """Hundredths of a pixel are enough."""
-    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", path).replace("\n", "")
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", path).replace(
+        "\n", ""
+    )

@@ -38,7 +38,7 @@ class Recorder:
     def __init__(self, workdir: Path, start: int, session: Mapping[str, str] | None = None):
         self.workdir, self.began = workdir, time.perf_counter()
         # Without seconds, unless it ends in order.
-        self.session = {"from_step": start, **(session or {}), "seconds": None}
+        self.session: dict[str, Any] = {"from_step": start, **(session or {}), "seconds": None}
         self.sessions = read_sessions(workdir)
         for name in ("train", "validation"):
             drop_rows_after(workdir / f"{name}.csv", start)
