@@ -265,8 +265,8 @@ def test_confusions_count_what_accuracies_count(shown, tested):
 
 
 def test_what_was_skipped_is_said(shown):
-    assert "1 galaxies were skipped" in shown.text
-    assert "1000" in shown.text[shown.text.index("1 galaxies were skipped") :]
+    assert "1 galaxy was skipped" in shown.text
+    assert "1000" in shown.text[shown.text.index("1 galaxy was skipped") :]
 
 
 def test_the_same_run_gives_the_same_bytes(workdir):
@@ -329,6 +329,39 @@ def test_questions_nobody_knows_are_said(world, workdir, tmp_path):
     assert "nan" not in found.text
     one = cards[cards.index(f"{data.ids[first]} RMSE") :] if data.ids[first] in cards else ""
     assert "tail yes" not in one.partition("RMSE ")[2].partition("RMSE")[0]
+
+
+def test_several_trees_are_one_page(world, tmp_path):
+    """Questions of two campaigns, each of which is known of some of 40 galaxies alone."""
+    names = {"a": world, "b": tiny.folder(tmp_path / "b", 40)}
+    for name, root in names.items():
+        (tmp_path / f"{name}.toml").write_text(
+            (root / "toy.toml").read_text().replace('"toy"', f'"{name}"', 1)
+        )
+    catalogues = tuple(
+        {"root": str(root), "table": "votes.csv", "tree": str(tmp_path / f"{name}.toml")}
+        for name, root in names.items()
+    )
+    workdir = tmp_path / "run"
+    gzjax.train(
+        tiny.config(world, data__catalogues=catalogues, data__images="images", epochs=1), workdir
+    )
+    found = read(workdir)
+    result = json.loads((workdir / "evaluate_test.json").read_text())
+    assert len(result["rmse_per_question"]) == 6
+    for name, its in result["catalogues"].items():
+        assert f"test: {name} 1 view {its['galaxies']} {its['rmse']:.4f}" in found.text
+    for name in ("shape-a", "arms-b"):
+        assert f"{name} {result['rmse_per_question'][name]:.4f}" in found.text
+    cards = found.text[found.text.index("Most surprising") :].split("answer crowd, %")[1:]
+    cards = [card.partition(" RMSE ")[0] for card in cards]
+    assert len(cards) > 10
+    assert all(("shape-a" in card) != ("shape-b" in card) for card in cards)
+    # In words both speak of the same questions: those of the first tree, that the crowd knows.
+    words = [text.partition("answer crowd")[0] for text in found.text.split(" crowd shape-a: ")[1:]]
+    assert 0 < len(words) < len(cards)
+    assert all("network shape-a: " in each and "-b" not in each for each in words)
+    assert "nan" not in found.text
 
 
 def test_a_run_without_intervals_shows_none(world, tmp_path):
@@ -398,10 +431,11 @@ def test_in_a_browser(browser, workdir, scheme, width):
         "main img", "all => all.map(i => [i.naturalWidth, i.clientWidth, i.clientHeight])"
     )
     assert sizes
-    assert all(size == [16, 128, 128] for size in sizes)
+    side = 80 if scheme == "print" else 128
+    assert all(size == [16, side, side] for size in sizes)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     for plot in opened.query_selector_all("svg"):
-        assert plot.bounding_box()["width"] > 150
+        assert plot.bounding_box()["width"] > 140
     axe = Axe().run(opened)
     assert axe.violations_count == 0, axe.generate_report()
     if scheme == "light":

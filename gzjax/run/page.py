@@ -9,7 +9,7 @@ import base64
 import collections
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +48,7 @@ class Tested(NamedTuple):
     errors: np.ndarray
 
 
-def write(
-    workdir: str | Path, model: Model, data: Data, report: Report = SILENT, seed: int = 0
-) -> None:
+def write(workdir: str | Path, model: Model, data: Data, report: Report = SILENT) -> None:
     """Writes the page of a run; all processes have to call it, and the first one writes.
 
     Args:
@@ -58,12 +56,13 @@ def write(
       model: of the run.
       data: the galaxies that it was trained on.
       report: says where the page is.
-      seed: of the random galaxies.
     """
     workdir = Path(workdir)
     rows, (found,) = evaluate.predict_all([model], [data], "test", 1)
     if jax.process_index() != 0:
         return
+    from gzjax.run import plots  # here, since matplotlib takes a while
+
     observed, predicted = np.asarray(data.observed(rows)), found["fractions"]
     tested = Tested(rows, predicted, observed, galaxy_errors(predicted, observed))
     results = recorder.read_evaluations(workdir, model.step)
@@ -79,9 +78,11 @@ def write(
         "synthetic": data.label == "synthetic sky",
         "run": _run(workdir, model, data, train),
         "curves": _curves(train, validation),
-        "overall": _reliability("all", predicted, observed, None),
+        "overall": plots.reliability(
+            "all", predicted, observed, metrics.reliability(predicted, observed)
+        ),
         "questions": _questions(model.tree, tested, shown),
-        "galaxies": _galaxies(model.tree, data, tested, seed),
+        "galaxies": _galaxies(model.tree, data, tested),
         "skipped": {
             "number": len(left_out),
             "reasons": collections.Counter(
@@ -147,17 +148,17 @@ def _curves(train: Mapping[str, Any], validation: Mapping[str, Any]) -> list[dic
     found = []
 
     def add(name: str, title: str, given: Mapping[str, Any], **options: Any) -> None:
-        if given:
-            found.append({"title": title, "svg": plots.curves(name, given, **options)})
+        found.append({"title": title, "svg": plots.curves(name, given, **options)})
 
     if train:
         epochs = train["epoch"]
         weighted = [name.removeprefix("weight_") for name in train if name.startswith("weight_")]
         terms = {name: (epochs, train[name]) for name in weighted if name in train}
         add("loss", "Loss", {"loss": (epochs, train["loss"])})
-        add("terms", "Loss terms", terms, log=True)
-        weights = {name: (epochs, train[f"weight_{name}"]) for name in terms}
-        add("weights", "Weights of the terms", weights)
+        if len(terms) > 1:
+            add("terms", "Loss terms", terms, log=True)
+            weights = {name: (epochs, train[f"weight_{name}"]) for name in terms}
+            add("weights", "Weights of the terms", weights)
         add("rate", "Learning rate", {"learning rate": (epochs, train["learning_rate"])})
     if validation and train:
         epoch = train["epoch"][-1] / train["step"][-1]
@@ -171,25 +172,13 @@ def _curves(train: Mapping[str, Any], validation: Mapping[str, Any]) -> list[dic
     return found
 
 
-def _reliability(
-    name: str, predicted: np.ndarray, observed: np.ndarray, curve: Sequence[Any] | None
-) -> Any:
-    from gzjax.run import plots
-
-    if curve is None:
-        curve = metrics.reliability(predicted, observed)
-    return plots.reliability(name, predicted, observed, curve)
-
-
 def _questions(tree: Tree, tested: Tested, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of each question its scores, as the files have them, and what its plots show."""
+    from gzjax.run import plots
+
     confusions = metrics.confusions(tested.predicted, tested.observed, tree)
-    widest = max(
-        value
-        for scores in (result["rmse_per_question"], result["baseline_rmse_per_question"])
-        for value in scores.values()
-        if value is not None
-    )
+    scores = (result["rmse_per_question"], result["baseline_rmse_per_question"])
+    widest = max(value or 0.0 for each in scores for value in each.values()) or 1.0
     covered = result.get("intervals", {}).get("tempered", {}).get("questions", {})
     found = []
     for question in tree.questions:
@@ -209,20 +198,22 @@ def _questions(tree: Tree, tested: Tested, result: Mapping[str, Any]) -> list[di
                 "scores": result["accuracies"][name],
                 "covered": covered.get(name),
                 "confusion": confusions[name].tolist(),
-                "svg": _reliability(f"q{question.number}", *its, curve) if known else None,
+                "svg": plots.reliability(f"q{question.number}", *its, curve) if known else None,
             }
         )
     return found
 
 
-def _galaxies(tree: Tree, data: Data, tested: Tested, seed: int) -> list[dict[str, Any]]:
+def _galaxies(tree: Tree, data: Data, tested: Tested) -> list[dict[str, Any]]:
     """The galaxies shown, the most surprising first; each once."""
     order = np.argsort(-tested.errors, kind="stable")  # NaN last
     order = order[~np.isnan(tested.errors[order])]
     worst, rest = np.split(order, [min(WORST, -(-len(order) // 3))])
     rest, best = np.split(rest, [len(rest) - min(BEST, len(rest) // 2)])
-    some = np.sort(np.random.default_rng(seed).permutation(len(rest))[:RANDOM])
-    words = [_words(values, tree) for values in (tested.observed, tested.predicted)]
+    some = np.sort(np.random.default_rng(0).permutation(len(rest))[:RANDOM])
+    # To be compared, both speak of what the crowd knows.
+    known = np.where(np.isnan(tested.observed), np.nan, tested.predicted)
+    words = [_words(values, tree) for values in (tested.observed, known)]
 
     def card(place: int) -> dict[str, Any]:
         row = int(tested.rows[place])
