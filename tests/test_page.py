@@ -18,6 +18,7 @@ from PIL import Image
 
 import gzjax
 from gzjax import describe, metrics
+from gzjax.data import devices
 from gzjax.run import build, evaluate, page, recorder
 
 VOID = {"meta", "link", "img", "br"}
@@ -273,6 +274,13 @@ def test_the_same_run_gives_the_same_bytes(workdir):
     before = (workdir / "report.html").read_bytes()
     (workdir / "report.html").unlink()
     page.write(workdir, gzjax.load(workdir), gzjax.load_data(workdir))
+    assert (workdir / "report.html").read_bytes() == before
+
+
+def test_images_may_be_on_the_devices(workdir, tested):
+    model, data, *_ = tested
+    before = (workdir / "report.html").read_bytes()
+    page.write(workdir, model, devices.hold_on_devices(data, model.placement, print))
     assert (workdir / "report.html").read_bytes() == before
 
 

@@ -27,18 +27,15 @@ from gzjax.tree import Tree
 
 PAGE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
-# Galaxies shown at most, of each kind, and pixels a side of their pictures.
-WORST, RANDOM, BEST = 12, 12, 6
-SIDE = 160
-LISTED = 100  # skipped galaxies shown one by one
+# Galaxies shown at most, of each kind and of those skipped; pixels a side of their pictures.
+WORST, RANDOM, BEST, LISTED, SIDE = 12, 12, 6, 100, 160
 
 
 class Tested(NamedTuple):
     """Galaxies with what the crowd said of them, and the network.
 
     rows: positions in the data.
-    predicted: float32[galaxies, answers], cumulative fractions.
-    observed: the same of the crowd, NaN where they are not known.
+    predicted, observed: float32[galaxies, answers], cumulative fractions; NaN where not known.
     errors: float64[galaxies], the RMSE of each over what is known.
     """
 
@@ -71,6 +68,7 @@ def write(workdir: str | Path, model: Model, data: Data, report: Report = SILENT
     shown = next(result for result in results if _shown(result))
     train, validation = (_curve(workdir / f"{name}.csv") for name in ("train", "validation"))
     left_out = recorder.read_left_out(workdir)
+    reasons = [reason.partition(":")[0] for reason in left_out["reason"]]
     content = {
         "name": workdir.resolve().name,
         "result": shown,
@@ -85,9 +83,7 @@ def write(workdir: str | Path, model: Model, data: Data, report: Report = SILENT
         "galaxies": _galaxies(model.tree, data, tested),
         "skipped": {
             "number": len(left_out),
-            "reasons": collections.Counter(
-                reason.partition(":")[0] for reason in left_out["reason"]
-            ).most_common(),
+            "reasons": collections.Counter(reasons).most_common(),
             "rows": left_out.head(LISTED).to_dict("records"),
         },
     }
@@ -156,8 +152,8 @@ def _curves(train: Mapping[str, Any], validation: Mapping[str, Any]) -> list[dic
         terms = {name: (epochs, train[name]) for name in weighted if name in train}
         add("loss", "Loss", {"loss": (epochs, train["loss"])})
         if len(terms) > 1:
-            add("terms", "Loss terms", terms, log=True)
             weights = {name: (epochs, train[f"weight_{name}"]) for name in terms}
+            add("terms", "Loss terms", terms, log=True)
             add("weights", "Weights of the terms", weights)
         add("rate", "Learning rate", {"learning rate": (epochs, train["learning_rate"])})
     if validation and train:
@@ -167,8 +163,7 @@ def _curves(train: Mapping[str, Any], validation: Mapping[str, Any]) -> list[dic
         given = {names[name]: (epochs, validation[name]) for name in names if name in validation}
         if len(given) == 1:
             given = {"RMSE": given["averaged weights"]}
-        baseline = validation["baseline_rmse"][-1]
-        add("validation", "Validation RMSE", given, level=baseline)
+        add("validation", "Validation RMSE", given, level=validation["baseline_rmse"][-1])
     return found
 
 
@@ -183,22 +178,23 @@ def _questions(tree: Tree, tested: Tested, result: Mapping[str, Any]) -> list[di
     found = []
     for question in tree.questions:
         name = question.name
-        rmse, curve = result["rmse_per_question"][name], result["calibration"][name]["curve"]
-        known = rmse is not None
+        rmse, calibration = result["rmse_per_question"][name], result["calibration"][name]
         its = (tested.predicted[:, question.columns], tested.observed[:, question.columns])
         found.append(
             {
                 "question": question,
                 "answers": [answer.replace("-", " ") for answer in question.answers],
-                "known": known,
+                "known": rmse is not None,
                 "rmse": rmse,
                 "baseline": result["baseline_rmse_per_question"][name],
                 "widest": widest,
-                "error": result["calibration"][name]["error"],
+                "error": calibration["error"],
                 "scores": result["accuracies"][name],
                 "covered": covered.get(name),
                 "confusion": confusions[name].tolist(),
-                "svg": plots.reliability(f"q{question.number}", *its, curve) if known else None,
+                "svg": None
+                if rmse is None
+                else plots.reliability(f"q{question.number}", *its, calibration["curve"]),
             }
         )
     return found
@@ -213,13 +209,15 @@ def _galaxies(tree: Tree, data: Data, tested: Tested) -> list[dict[str, Any]]:
     some = np.sort(np.random.default_rng(0).permutation(len(rest))[:RANDOM])
     # To be compared, both speak of what the crowd knows.
     known = np.where(np.isnan(tested.observed), np.nan, tested.predicted)
-    words = [_words(values, tree) for values in (tested.observed, known)]
+    words = [
+        describe.readable(each, tree).iloc[:, -1].tolist() for each in (tested.observed, known)
+    ]
 
     def card(place: int) -> dict[str, Any]:
         row = int(tested.rows[place])
         return {
             "id": data.ids[row],
-            "picture": picture(data.images[row]),
+            "picture": picture(_canvas(data, row)),
             "error": float(tested.errors[place]),
             "crowd": words[0][place],
             "network": words[1][place],
@@ -232,10 +230,6 @@ def _galaxies(tree: Tree, data: Data, tested: Tested) -> list[dict[str, Any]]:
         for title, places in groups.items()
         if len(places)
     ]
-
-
-def _words(fractions: np.ndarray, tree: Tree) -> list[str]:
-    return describe.readable(fractions, tree).iloc[:, -1].tolist()
 
 
 def _answers(tree: Tree, crowd: np.ndarray, network: np.ndarray) -> list[dict[str, Any]]:
@@ -256,11 +250,18 @@ def _answers(tree: Tree, crowd: np.ndarray, network: np.ndarray) -> list[dict[st
     ]
 
 
+def _canvas(data: Data, row: int) -> np.ndarray:
+    """The image of a galaxy, wherever it is held."""
+    if data.canvases is None:
+        return data.images[row]
+    return np.asarray(data.canvases.addressable_data(0)[row])
+
+
 def picture(canvas: np.ndarray) -> str:
     """A small JPEG of a canvas, as the address that holds it."""
     from PIL import Image
 
-    image = Image.fromarray(np.asarray(canvas))
+    image = Image.fromarray(canvas)
     image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=85)
