@@ -368,6 +368,7 @@ def test_several_trees_are_one_page(world, tmp_path):
     # In words both speak of the same questions: those of the first tree, that the crowd knows.
     words = [text.partition("answer crowd")[0] for text in found.text.split(" crowd shape-a: ")[1:]]
     assert 0 < len(words) < len(cards)
+    assert "crowd \N{EN DASH}" not in found.text
     assert all("network shape-a: " in each and "-b" not in each for each in words)
     assert "nan" not in found.text
 

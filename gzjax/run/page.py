@@ -8,7 +8,6 @@ the predictions of single galaxies, is computed again, with one view.
 import base64
 import collections
 import io
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,14 +114,12 @@ def _curve(path: Path) -> dict[str, list[Any]]:
 
 def _run(workdir: Path, model: Model, data: Data, train: Mapping[str, Any]) -> dict[str, Any]:
     """What was trained on what, by which command, how long."""
-    # As a checkpoint gives it back, so that both ways of writing the page write the same.
-    about = json.loads(json.dumps(dict(model.about)))
     steps = train["step"][-1] if train else model.step
     sessions = [each for each in recorder.read_sessions(workdir) if each["from_step"] < steps]
     seconds = [each["seconds"] for each in sessions]
     return {
-        "options": sorted(configs.flatten(about["config"])),
-        "config": about["config"],
+        "options": sorted(configs.flatten(model.about["config"])),
+        "config": model.about["config"],
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.weights.params)),
         "tree": model.tree,
         "votes": data.about,
