@@ -24,7 +24,7 @@ NOT_REACHED = -1
 def most_likely(fractions: Float[np.ndarray, "galaxies answers"], tree: Tree) -> pd.DataFrame:
     """A column for each question: its most likely answer; empty where few would reach it.
 
-    From cumulative vote fractions.
+    From cumulative vote fractions; empty, too, where they are not known.
     """
     columns = {}
     for question, chosen in zip(tree.questions, _chosen(fractions, tree).T, strict=True):
@@ -85,7 +85,9 @@ def _chosen(
     fractions: Float[np.ndarray, "galaxies answers"], tree: Tree
 ) -> Int[np.ndarray, "galaxies questions"]:
     best = [fractions[:, question.columns].argmax(axis=1) for question in tree.questions]
-    return np.where(tree.asked(fractions) >= REACHED, np.stack(best, axis=1), NOT_REACHED)
+    known = ~np.isnan(fractions[:, [question.first for question in tree.questions]])
+    reached = known & (tree.asked(fractions) >= REACHED)
+    return np.where(reached, np.stack(best, axis=1), NOT_REACHED)
 
 
 def _words(answer: str) -> str:

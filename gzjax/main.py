@@ -2,6 +2,7 @@
 
     --mode train      trains, or resumes training, and tests at the end (the default)
     --mode evaluate   tests the best checkpoint of --workdir again, or of several together
+    --mode report     writes the page of a run again, WORKDIR/report.html
     --mode predict    writes the vote fractions of --images into the table --output
     --mode embed      writes the network's features of --images into the Parquet file --output
     --mode similar    writes the galaxies of --embeddings that are most similar to --query
@@ -13,6 +14,7 @@ Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 
 import errno
 import logging
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from gzjax.run import command_line
 if TYPE_CHECKING:
     from gzjax.run.report import Report
 
-MODES = ("train", "evaluate", "predict", "embed", "similar", "anomalies", "pack")
+MODES = ("train", "evaluate", "report", "predict", "embed", "similar", "anomalies", "pack")
 # Flags that they cannot do without.
 NEEDED = {
     "predict": ("images", "output"),
@@ -94,7 +96,7 @@ def run() -> None:
     # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax.run import columns, evaluate, parts, predict, recorder, train
+    from gzjax.run import columns, evaluate, page, parts, predict, recorder, train
     from gzjax.run.build import load, load_data
     from gzjax.run.report import Report
 
@@ -111,7 +113,8 @@ def run() -> None:
     if given.mode == "train":
         if len(workdirs) > 1:
             raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
-        train.train(given.config, workdirs[0], **data_options)
+        typed = shlex.join(["gzjax", *sys.argv[1:]])
+        train.train(given.config, workdirs[0], command=typed, **data_options)
         return
     if given.mode == "pack":
         if not given.pack:
@@ -139,8 +142,17 @@ def run() -> None:
     if given.mode in ("embed", "similar", "anomalies"):
         run_embeddings(workdirs, overrides, output, report)
         return
+    if given.mode == "report":
+        if len(workdirs) > 1:
+            raise UserError(f"--workdir: expected one run to report, found {len(workdirs)}")
+        if jax.process_count() > 1:
+            raise UserError(f"--mode report: expected one process, found {jax.process_count()}")
     # To predict, each of several processes works by itself, on its own devices.
     models = [load(workdir, overrides, alone=given.mode == "predict") for workdir in workdirs]
+    if given.mode == "report":
+        galaxies = load_data(workdirs[0], overrides, **data_options)
+        page.write(workdirs[0], models[0], galaxies, report)
+        return
     data = []
     if given.mode == "evaluate" or (given.mixture == "fitted" and len(models) > 1):
         data = [load_data(workdir, overrides, **data_options) for workdir in workdirs]
@@ -232,6 +244,7 @@ def main(arguments: list[str]) -> None:
         # orbax logs every step of every save; what gzjax itself has to say is heard.
         absl.logging.set_verbosity(absl.logging.ERROR)
         logging.getLogger("gzjax").setLevel(logging.WARNING)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it looks for fonts
     try:
         run()
     except UserError as error:

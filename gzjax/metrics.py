@@ -6,14 +6,14 @@ Observed fractions that nobody knows are NaN, and count for nothing.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from gzjax.tree import Tree
+from gzjax.tree import Question, Tree
 
 Fractions = Float[np.ndarray, "galaxies answers"]
 Row = Float[np.ndarray, " answers"]
@@ -144,11 +144,8 @@ def accuracies(
     """
     constant = np.broadcast_to(training_mean, observed.shape)
     result = {}
-    for question, reached in zip(tree.questions, tree.asked(observed).T, strict=True):
+    for question, reached, asked in _asked(observed, tree):
         columns = question.columns
-        if question.gates:  # in the precision of the labels, where 4 of 5 votes are a tie
-            reached = reached.astype(observed.dtype)
-        asked = (reached >= ASKED) & ~np.isnan(observed[:, question.first])
         most = observed[:, columns].max(axis=1)
         found: dict[str, Any] = {}
         for prefix, chosen in (("", asked), ("agreed_", asked & (most > AGREED * reached))):
@@ -158,6 +155,30 @@ def accuracies(
                 value = accuracy(answers[chosen], observed[chosen], columns) if some else None
                 found[f"{prefix}{name}"] = value
         result[question.name] = found
+    return result
+
+
+def _asked(observed: Fractions, tree: Tree) -> Iterator[tuple[Question, np.ndarray, np.ndarray]]:
+    """Each question, what part of the crowd was asked it, and the galaxies for which it counts."""
+    for question, reached in zip(tree.questions, tree.asked(observed).T, strict=True):
+        if question.gates:  # in the precision of the labels, where 4 of 5 votes are a tie
+            reached = reached.astype(observed.dtype)
+        yield question, reached, (reached >= ASKED) & ~np.isnan(observed[:, question.first])
+
+
+def confusions(predicted: Fractions, observed: Fractions, tree: Tree) -> dict[str, np.ndarray]:
+    """{question: int[answers, answers]}, over the galaxies that `accuracies` counts.
+
+    How many have the crowd's most frequent answer (row) and the most likely one (column).
+    """
+    result = {}
+    for question, _, asked in _asked(observed, tree):
+        size = len(question.answers)
+        frequent, likely = (
+            votes[asked, question.columns].argmax(axis=1) for votes in (observed, predicted)
+        )
+        counts = np.bincount(frequent * size + likely, minlength=size * size)
+        result[question.name] = counts.reshape(size, size)
     return result
 
 

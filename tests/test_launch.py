@@ -549,10 +549,11 @@ def test_the_package_is_whole(wheel):
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "gzjax").rglob("*.py")}
     trees = {str(path.relative_to(ROOT)) for path in (ROOT / "gzjax" / "trees").glob("*.toml")}
     recipes = {f"gzjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    page = {f"gzjax/run/templates/page.{kind}" for kind in ("html", "css")}
     assert trees
     assert recipes
     names = {name for name in wheel if ".dist-info/" not in name}
-    assert names == sources | trees | recipes | {"gzjax/py.typed"}
+    assert names == sources | trees | recipes | page | {"gzjax/py.typed"}
 
 
 def of_metadata(wheel: dict[str, bytes], file: str) -> bytes:

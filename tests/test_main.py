@@ -103,6 +103,20 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     )
     assert status == 0
 
+    page = workdir / "report.html"
+    assert page.exists()
+    page.unlink()
+    status, said, wrong = invoke("--mode", "report", "--workdir", workdir, *common)
+    assert (status, wrong) == (0, "")
+    assert said.splitlines()[-1].endswith(str(page))
+    text = page.read_text()
+    assert f"gzjax --config {recipe} --cache" in text
+    assert f"{result['rmse']:.4f}" in text
+    assert "2 views" in text
+    status, said, wrong = invoke("--mode", "report", "--workdir", f"{workdir},other", *common)
+    assert (status, wrong.count("\n")) == (2, 1)
+    assert "--workdir: expected one run to report, found 2" in wrong
+
     second = ["--config", recipe, "--config.seed=1", "--config.data.crop=0.9"]
     status, *_ = invoke(*second, "--workdir", tmp_path / "other", *common)
     assert status == 0

@@ -7,12 +7,13 @@ reliability_SPLIT.csv       its calibration curves, to be plotted
 coverage_SPLIT.csv          of a model with intervals, how often those at 90 % hold each answer
 temperatures.json           of such a model, what makes them right on validation
 left_out.csv                galaxies that were skipped, and why
+sessions.json               every start of the training: command, machine, how long it took
 """
 
-import contextlib
 import csv
 import io
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tensorboardX import SummaryWriter
 
 from gzjax import files
 
-LEFT_OUT, TEMPERATURES = "left_out.csv", "temperatures.json"
+LEFT_OUT, TEMPERATURES, SESSIONS = "left_out.csv", "temperatures.json", "sessions.json"
 
 
 class Recorder:
@@ -31,19 +32,30 @@ class Recorder:
     Args:
       workdir: of the run.
       start: steps done before; rows past them, of a run that was killed, are dropped.
+      session: what is to be remembered of this start, such as its `command`.
     """
 
-    def __init__(self, workdir: Path, start: int):
-        self.workdir = workdir
+    def __init__(self, workdir: Path, start: int, session: Mapping[str, str] | None = None):
+        self.workdir, self.began = workdir, time.perf_counter()
+        # Without seconds, unless it ends in order.
+        self.session: dict[str, Any] = {"from_step": start, **(session or {}), "seconds": None}
+        self.sessions = read_sessions(workdir)
         for name in ("train", "validation"):
             drop_rows_after(workdir / f"{name}.csv", start)
         self.events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def __enter__(self) -> "Recorder":
+        self._write_sessions()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.session["seconds"] = round(time.perf_counter() - self.began, 1)
+        self._write_sessions()
         self.events.close()
+
+    def _write_sessions(self) -> None:
+        content = {"sessions": [*self.sessions, self.session]}
+        files.write_json(self.workdir / SESSIONS, content)
 
     def scalars(self, name: str, step: int, values: Mapping[str, float]) -> None:
         """Adds a row to a table, `train` or `validation`."""
@@ -103,6 +115,29 @@ def read_temperatures(workdir: Path, step: int) -> dict[int, float]:
         return {}
 
 
+def read_evaluations(workdir: Path, step: int) -> list[dict[str, Any]]:
+    """The evaluations of the model of a step: test galaxies first, by networks and views."""
+    found = [_read_json(path) for path in sorted(workdir.glob("evaluate_*.json"))]
+    of_step = [result for result in found if result.get("step") == step and "rmse" in result]
+    order = ("test", "validation", "train")
+    return sorted(of_step, key=lambda r: (order.index(r["split"]), r["networks"], r["views"]))
+
+
+def read_sessions(workdir: Path) -> list[dict[str, Any]]:
+    """Every start of a training; none where that was not recorded."""
+    found = _read_json(workdir / SESSIONS).get("sessions")
+    return found if isinstance(found, list) else []
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing if it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def result_name(result: Mapping[str, Any]) -> str:
     """Name of the files of an evaluation: `evaluate_test`, `evaluate_test_16_views`."""
     name = f"evaluate_{result['split']}"
@@ -116,9 +151,16 @@ def result_name(result: Mapping[str, Any]) -> str:
 def left_out(workdir: Path, rows: pd.DataFrame) -> None:
     """Lists galaxies that were skipped, GalaxyID, file and reason; each once, however often."""
     path = workdir / LEFT_OUT
-    with contextlib.suppress(OSError, ValueError):  # none yet, or a damaged one
-        rows = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False), rows.astype(str)])
+    rows = pd.concat([read_left_out(workdir), rows.astype(str)])
     files.write_text(path, rows.drop_duplicates(["GalaxyID", "file"]).to_csv(index=False))
+
+
+def read_left_out(workdir: Path) -> pd.DataFrame:
+    """The galaxies that were skipped: GalaxyID, file and reason, as text."""
+    try:
+        return pd.read_csv(workdir / LEFT_OUT, dtype=str, keep_default_na=False)
+    except (OSError, ValueError):  # none, or a damaged one
+        return pd.DataFrame(columns=["GalaxyID", "file", "reason"], dtype=str)
 
 
 def drop_rows_after(path: Path, step: int) -> None:

@@ -12,10 +12,10 @@ import pandas as pd
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from gzjax import files
+from gzjax import __version__, files
 from gzjax.data import batches, catalogue, devices, packing, packs
 from gzjax.errors import UserError
-from gzjax.run import build, loop, recorder
+from gzjax.run import build, loop, page, recorder
 from gzjax.run import config as configs
 from gzjax.run.build import Run
 from gzjax.run.checkpoint import Checkpoints
@@ -33,15 +33,17 @@ def train(
     *,
     cache: str | Path | None = None,
     check_images: bool = False,
+    command: str = "",
     report: Report = SILENT,
 ) -> Model | None:
-    """Trains, from the newest checkpoint in the workdir if there is one, then tests.
+    """Trains, from the newest checkpoint in the workdir if there is one, tests, writes the page.
 
     Args:
       config: of the run, or the name of a recipe.
       workdir: folder of the run: checkpoints, scores and tables.
       cache: folder for rendered skies; None: the user's cache folder.
       check_images: decode every image first.
+      command: what was typed, to be recorded.
       report: says how it goes.
 
     Returns:
@@ -81,8 +83,16 @@ def train(
         devices.check_same_in_all_processes("newest checkpoint", str(newest))
         journey = Journey(run, workdir, checkpoints, newest or 0, report)
         if first:
-            journey.recorder = stack.enter_context(Recorder(workdir, newest or 0))
-        return journey.train(newest)
+            session = {
+                "command": command,
+                "devices": devices.describe_devices(),
+                "versions": f"gzjax {__version__}, jax {jax.__version__}",
+            }
+            journey.recorder = stack.enter_context(Recorder(workdir, newest or 0, session))
+        model = journey.train(newest)
+    if model is not None:
+        page.write(workdir, model, run.data, report)
+    return model
 
 
 @dataclasses.dataclass
