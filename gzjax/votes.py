@@ -83,8 +83,10 @@ def mean_fractions(
 
 
 def negative_log_likelihood(
-    concentrations: Fractions, votes: Votes, tree: Tree
-) -> Float[Array, "*batch questions"]:
+    concentrations: Float[ArrayLike, "*#batch answers"],
+    votes: Float[ArrayLike, "*#batch answers"],
+    tree: Tree,
+) -> Float[Array, "*#batch questions"]:
     """-log of the Dirichlet-multinomial probability of each question's votes; 0 where unknown.
 
     Votes k of N volunteers, whose answers' fractions are Dirichlet with concentrations a, of sum A:
@@ -95,7 +97,7 @@ def negative_log_likelihood(
     votes are allowed. No votes have probability 1, exactly. In float32 it is right to 1e-4 for
     N up to 200 and concentrations from 0.01 to 1000: large logarithms that cancel are not formed.
     """
-    counts = _counted(votes)
+    counts, concentrations = _counted(votes), jnp.asarray(concentrations)
     numbers, totals = trees.sums(counts, tree), trees.sums(concentrations, tree)
     ones = jnp.ones_like(counts)
     number, total = numbers[..., tree.question_of], totals[..., tree.question_of]

@@ -19,10 +19,22 @@ import pytest
 
 # Before gzjax is imported, too: types, dtypes and shapes in the core's signatures are checked at
 # every call. An int is a float here, as it is to type checkers.
+CHECKED = "augment", "ensemble", "losses", "metrics", "optim", "posterior", "tree", "votes"
 jaxtyping.install_import_hook(
-    [f"gzjax.{room}" for room in ("augment", "ensemble", "losses", "metrics", "optim", "tree")],
+    [f"gzjax.{room}" for room in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pages(request):
+    """No run draws its page but those whose tests look at it; a page takes longer than a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ not in ("test_page", "test_main"):
+            from gzjax.run import page
+
+            patch.setattr(page, "write", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")
