@@ -82,6 +82,22 @@ def mean_fractions(
     return mean
 
 
+def noise_floor(votes: Float[np.ndarray, "galaxies answers"], tree: Tree) -> float | None:
+    """The RMSE of an infinite crowd's fractions against this crowd's: nothing can score less.
+
+    Of N volunteers who walk the tree, a cumulative fraction f has the variance f (1 - f) / N;
+    f (1 - f) / (N - 1), with the observed f, estimates it without bias. N is how many answered a
+    question that is always asked. None if no galaxy has two.
+    """
+    fractions = observed(votes, tree).astype(np.float64)
+    always = [question.columns for question in tree.questions if not question.gates]
+    volunteers = np.max([np.nan_to_num(votes[:, each]).sum(axis=1) for each in always], axis=0)
+    some = volunteers > 1
+    variances = fractions[some] * (1 - fractions[some]) / (volunteers[some] - 1)[:, None]
+    known = ~np.isnan(variances)
+    return float(np.sqrt(variances[known].mean())) if known.any() else None
+
+
 def negative_log_likelihood(
     concentrations: Float[ArrayLike, "*#batch answers"],
     votes: Float[ArrayLike, "*#batch answers"],

@@ -33,6 +33,7 @@ def finish(workdir, validation, test, **others):
                 "galaxies": 300 if split == "validation" else 310,
                 "training_galaxies": 4000,
                 "data": "synthetic sky",
+                "noise_floor": 0.04,
                 **({"raw_rmse": rmse + 0.002} if views == 1 else {}),
                 **others,
             }
@@ -53,11 +54,32 @@ def intervals(covered):
     return {"temperatures": [1.2], **levels}
 
 
-def test_the_power_law_is_found():
-    sizes = [500, 1000, 2000, 4000]
-    a, b = ablation.fit_power_law(sizes, [0.3 * n**-0.12 for n in sizes])
+def test_the_law_is_found_above_the_floor():
+    points = [(n, np.hypot(0.04, 0.3 * n**-0.12)) for n in (500, 1000, 2000, 4000)]
+    a, b = ablation.fit_law(points, 0.04)
     assert a == pytest.approx(0.3)
     assert b == pytest.approx(0.12)
+    value, low, high = ablation.forecast(points, 0.04, 50_000)
+    assert value == pytest.approx(np.hypot(0.04, 0.3 * 50_000**-0.12))
+    assert low == pytest.approx(value)
+    assert high == pytest.approx(value)
+
+
+def test_the_interval_of_a_forecast_holds_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    truth = float(np.hypot(0.04, 0.3 * 50_000**-0.12))
+    held, widths = 0, []
+    for _ in range(400):
+        points = [
+            (n, float(np.hypot(0.04, 0.3 * n**-0.12 * np.exp(generator.normal(0, 0.01)))))
+            for n in (500, 1000, 2000, 4000)
+            for _ in range(2)
+        ]
+        _, low, high = ablation.forecast(points, 0.04, 50_000)
+        held += low <= truth <= high
+        widths.append(high - low)
+    assert 0.91 < held / 400 < 0.98
+    assert 0.001 < np.mean(widths) < 0.02
 
 
 def lines_of(page, heading):
@@ -112,10 +134,13 @@ def test_the_page_says_what_was_found(tmp_path):
         ["2,000", f"{0.091 * 2**0.1:.4f}"],
         ["4,000", "0.0910 ± 0.0028"],
     ]
-    (extrapolated,) = re.findall(r"that gives (\d\.\d+), an extrapolation by a factor of 14", page)
-    assert float(extrapolated) == pytest.approx(0.091 * (55_420 / 4000) ** -0.1, abs=1e-4)
-    a = 0.091 * 4000**0.1
-    assert f"RMSE = {a:.3f} n^-0.100. For the 55,420 training galaxies" in page
+    (found,) = re.findall(r"that gives (\d\.\d+), with the 95 % interval \[(\S+), (\S+)\]", page)
+    value, low, high = map(float, found)
+    assert low < value < high
+    law = ablation.fit_law([(500, 0.112), (1000, 0.1045), (2000, 0.0975), (4000, 0.091)], 0.04)
+    assert value == pytest.approx(np.hypot(0.04, law[0] * 55_420 ** -law[1]), abs=0.002)
+    assert "an extrapolation by a factor of 14" in page
+    assert "0.0400 is the noise of the votes themselves" in page
     assert "Validation: 300 galaxies, predicting the training mean scores 0.1600." in page
     assert "Test: 310 galaxies, 0.1700. Data: synthetic sky." in page
     assert "standard deviation over 2 seeds" in page

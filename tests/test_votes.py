@@ -98,6 +98,27 @@ def test_mean_fractions_are_of_those_who_know():
     assert mean.dtype == np.float64
 
 
+def test_the_noise_floor_is_the_error_of_the_truth():
+    """Of crowds whose fractions are known; some leave early, some are not asked at all."""
+    generator = np.random.default_rng(7)
+    truth = np.array([0.3, 0.2, 0.5, 0.15, 0.35, 0.05, 0.1])
+    crowds = []
+    for volunteers in generator.integers(20, 60, 4000):
+        counts = np.zeros(7)
+        counts[:3] = generator.multinomial(volunteers, truth[:3])
+        counts[3:5] = generator.multinomial(counts[0] + counts[1], [0.3, 0.7])
+        counts[5:] = generator.multinomial(counts[3], [1 / 3, 2 / 3])
+        crowds.append(counts)
+    crowds = np.float32(crowds)
+    error = np.sqrt(np.nanmean((votes.observed(crowds, SMALL) - truth) ** 2))
+    assert votes.noise_floor(crowds, SMALL) == pytest.approx(error, rel=0.02)
+    crowds[2000:, 5:] = np.nan
+    error = np.sqrt(np.nanmean((votes.observed(crowds, SMALL) - truth) ** 2))
+    assert votes.noise_floor(crowds, SMALL) == pytest.approx(error, rel=0.02)
+    assert votes.noise_floor(crowds[:0], SMALL) is None
+    assert votes.noise_floor(np.full((3, 7), np.nan, np.float32), SMALL) is None
+
+
 def reference(alpha, counts, some_tree):
     """-log probability of each question in float64, from the formula, and its gradient."""
     alpha, counts = alpha.astype(np.float64), counts.astype(np.float64)

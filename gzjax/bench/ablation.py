@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
+from scipy import stats
 
 from gzjax import files
 from gzjax import tree as trees
@@ -251,14 +252,17 @@ def write_page(runs: Sequence[Run], about: str) -> str:
     everything = test["training_galaxies"]
     by_size = {n: scores(str(n), "test", VIEWS) for n in SIZES if str(n) in trained}
     by_size[everything] = scores("recipe", "test", VIEWS)
-    law = ""
+    points = [(n, float(rmse)) for n, by_seed in by_size.items() for rmse in by_seed]
+    floor, law = test["noise_floor"], ""
     if len(by_size) > 2:  # fewer would fit any law
-        a, b = fit_power_law(list(by_size), [by_seed.mean() for by_seed in by_size.values()])
+        a, b = fit_law(points, floor)
+        value, low, high = forecast(points, floor, CHALLENGE_TRAINING)
         law = (
-            f"Fitted: RMSE = {a:.3f} n^-{b:.3f}. For the {CHALLENGE_TRAINING:,} training galaxies "
-            f"of the whole challenge that gives {a * CHALLENGE_TRAINING**-b:.4f}, an extrapolation "
-            f"by a factor of {CHALLENGE_TRAINING / everything:.0f} at this network, size and "
-            "number of steps, and without the floor that the votes' own noise sets."
+            f"Fitted: RMSE^2 = {floor:.4f}^2 + ({a:.3f} n^-{b:.3f})^2, where {floor:.4f} is the "
+            f"noise of the votes themselves. For the {CHALLENGE_TRAINING:,} training galaxies of "
+            f"the whole challenge that gives {value:.4f}, with the 95 % interval [{low:.4f}, "
+            f"{high:.4f}] of the fit: an extrapolation by a factor of "
+            f"{CHALLENGE_TRAINING / everything:.0f} at this network, size and number of steps."
         )
     heading = ["what", "variant", "validation", "against the recipe"]
     parts = [
@@ -308,10 +312,34 @@ def shown(by_seed: pd.Series, sign: str = "", digits: int = 4) -> str:
     return f"{by_seed.mean():{sign}.{digits}f}{spread}"
 
 
-def fit_power_law(sizes: Sequence[int], rmses: Sequence[float]) -> tuple[float, float]:
-    """(a, b) of RMSE = a n^-b, by least squares in the logarithms."""
-    slope, offset = np.polyfit(np.log(sizes), np.log(rmses), 1)
-    return float(np.exp(offset)), float(-slope)
+Points = Sequence[tuple[int, float]]  # training galaxies, RMSE
+
+
+def fit_law(points: Points, floor: float) -> tuple[float, float]:
+    """(a, b) of RMSE^2 = floor^2 + (a n^-b)^2, by least squares in the logarithms."""
+    fit = stats.linregress(*_logarithms(points, floor))
+    return float(np.exp(fit.intercept)), float(-fit.slope)
+
+
+def forecast(points: Points, floor: float, galaxies: int) -> tuple[float, float, float]:
+    """The RMSE that `fit_law` gives, with the ends of its 95 % interval.
+
+    That of a regression's mean (Draper & Smith 1998, Applied Regression Analysis, section 1.4):
+    it knows the scatter of the runs, and not whether the law holds.
+    """
+    x, y = _logarithms(points, floor)
+    fit, at = stats.linregress(x, y), np.log(galaxies)
+    degrees = len(x) - 2
+    scatter = np.sqrt(np.square(y - fit.intercept - fit.slope * x).sum() / degrees)
+    error = scatter * np.sqrt(1 / len(x) + (at - x.mean()) ** 2 / np.square(x - x.mean()).sum())
+    ends = fit.intercept + fit.slope * at + error * stats.t.ppf([0.5, 0.025, 0.975], degrees)
+    value, low, high = np.sqrt(floor**2 + np.exp(ends) ** 2)
+    return float(value), float(low), float(high)
+
+
+def _logarithms(points: Points, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    sizes, rmses = np.array(points, float).T
+    return np.log(sizes), 0.5 * np.log(rmses**2 - floor**2)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

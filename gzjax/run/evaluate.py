@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from gzjax import ensemble, metrics, posterior, steps
+from gzjax import votes as crowd
 from gzjax.data import batches, catalogue, devices
 from gzjax.data.dataset import Data
 from gzjax.errors import UserError
@@ -36,8 +37,9 @@ def evaluate(
 
     Returns:
       What `--mode evaluate` writes: `split`, `step`, `views`, `networks`, `data` (synthetic or
-      real), `training_galaxies` and all of `metrics.summary`; `raw_rmse`, of the weights that the
-      model's are the average of, with one view; of models with intervals `intervals`, their
+      real), `training_galaxies`, `noise_floor` (see `votes.noise_floor`) and all of
+      `metrics.summary`; `raw_rmse`, of the weights that the model's are the average of, with one
+      view; of models with intervals `intervals`, their
       `posterior.coverage` as it is (`plain`) and under the models' `temperatures`, which are fitted
       on validation (`tempered`); of several catalogues `catalogues`, the RMSE on each; of several
       models `workdirs`, `mixture` and `alone`, what each scores and what the mixture gains over it.
@@ -70,6 +72,7 @@ def evaluate(
         "networks": len(models),
         "data": data[0].label,
         "training_galaxies": len(data[0].splits["train"]),
+        "noise_floor": crowd.noise_floor(data[0].votes[rows], data[0].tree),
     }
     if len(models) > 1:
         result["workdirs"] = [model.name for model in models]
