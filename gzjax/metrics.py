@@ -239,7 +239,7 @@ def summary(
     mean_row = np.broadcast_to(training_mean, observed.shape)
     answered = accuracies(predicted, observed, training_mean, tree)
     first = answered[tree.questions[0].name]
-    return _without_nan(
+    return without_nan(
         {
             "rmse": rmse(predicted, observed),
             "rmse_interval": rmse_interval(predicted, observed),
@@ -257,8 +257,10 @@ def summary(
     )
 
 
-def _without_nan(result: Any) -> Any:
+def without_nan(result: Any) -> Any:
     """None in place of NaN, which JSON does not have."""
     if isinstance(result, dict):
-        return {name: _without_nan(value) for name, value in result.items()}
+        return {name: without_nan(value) for name, value in result.items()}
+    if isinstance(result, list):
+        return [without_nan(value) for value in result]
     return None if isinstance(result, float) and math.isnan(result) else result

@@ -269,3 +269,29 @@ def test_several_campaigns_are_predicted_apart(world, tmp_path):
     data = gzjax.load_data(tmp_path / "run", packed)
     assert data.tree == model.tree
     assert [member.name for member in data.members] == ["galaxies", "rings"]
+
+
+@pytest.mark.parametrize("question", ["shape", "tail", "arms"])
+def test_any_question_may_be_missing(world, tmp_path, question):
+    """Without the first no cumulative fraction is known, but votes can be learnt from."""
+    table = pd.read_parquet(world / "votes.parquet")
+    lacking = [column for column in tiny.COLUMNS if column.startswith(question)]
+    table.drop(columns=lacking[:1]).to_parquet(world / f"no-{question}.parquet")
+    said = []
+    report = gzjax.Report(loud=False)
+    report.say = said.append
+    options = {"data__table": f"no-{question}.parquet", "epochs": 1}
+    model = gzjax.train(config(world, **options), tmp_path / "run", report=report)
+    assert any(f"unknown: {question}" in line for line in said)
+    result = json.loads((tmp_path / "run" / "evaluate_test.json").read_text())
+    assert (result["rmse"] is None) == (question == "shape")
+    assert result["rmse_per_question"][question] is None
+    assert result["intervals"]["plain"]["questions"]["arms"]["galaxies"] == 0 or question != "arms"
+    assert "NaN" not in (tmp_path / "run" / "evaluate_test.json").read_text()
+    gzjax.Report(loud=True).evaluation(result)
+    again = gzjax.evaluate(gzjax.load(tmp_path / "run"), gzjax.load_data(tmp_path / "run"), views=1)
+    assert again == result
+    assert model.predict(world / "images")["tail_yes_90pc-lower"].notna().all()
+    if question == "shape":
+        with pytest.raises(UserError, match=r"loss.terms: expected dirichlet .* votes lack shape"):
+            gzjax.train(config(world, loss__terms=("mse",), **options), tmp_path / "mse")

@@ -339,6 +339,20 @@ def test_questions_nobody_knows_are_said(world, workdir, tmp_path):
     assert "tail yes" not in one.partition("RMSE ")[2].partition("RMSE")[0]
 
 
+def test_a_run_without_the_first_question_has_a_page(world, tmp_path):
+    """No cumulative fraction is known, and so there is no score."""
+    table = pd.read_csv(world / "votes.csv").drop(columns="shape_round")
+    table.iloc[:, 1:] = (40 * table.iloc[:, 1:]).round()
+    table.to_csv(world / "no-shape.csv", index=False)
+    likely = {"loss__terms": ("dirichlet",), "loss__activation": "softmax"}
+    config = tiny.config(world, data__table="no-shape.csv", epochs=1, **likely)
+    gzjax.train(config, tmp_path)
+    found = read(tmp_path)
+    assert "Nobody knows the answers to this question" in found.text
+    assert "nan" not in found.text
+    assert "None" not in found.text
+
+
 def test_several_trees_are_one_page(world, tmp_path):
     """Questions of two campaigns, each of which is known of some of 40 galaxies alone."""
     names = {"a": world, "b": tiny.folder(tmp_path / "b", 40)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from gzjax import files, models, optim, trees
@@ -87,6 +88,7 @@ def build_run(
             f"--config.model.weights: {options.model.weights} was also trained on catalogues that "
             "are not split, without the galaxies that it held out; expected the same held-out ones"
         )
+    check_learnable(options, data)
     network = build_network(options, tree, origin.conventions)
     return Run(
         model=build_model(options, tree, network, placement),
@@ -263,6 +265,23 @@ def check_held_out(ours: DataSettings, theirs: Mapping[str, Any], weights: str) 
             f"validation and test are {theirs['split_seed']}, {theirs['validation']:g} and "
             f"{theirs['test']:g}, here {ours.split_seed}, {ours.validation:g} and {ours.test:g}; "
             "expected the same seed, and parts no larger than those"
+        )
+
+
+def check_learnable(options: Options, data: Data) -> None:
+    """Checks that the loss finds anything to learn in the votes.
+
+    Raises:
+      UserError: it compares cumulative fractions, and no training galaxy has a known one.
+    """
+    if options.loss.likely or options.loss.targets == "conditional":
+        return
+    if np.isnan(data.observed(data.splits["train"])).all():
+        first = data.tree.questions[0].name
+        raise UserError(
+            f"--config.loss.terms: expected dirichlet among them, or loss.targets=conditional: the "
+            f"votes lack {first}, through which all other questions are reached, so that no "
+            "cumulative fraction is known"
         )
 
 

@@ -103,7 +103,8 @@ def evaluate(
         result["intervals"] = _intervals(
             models, concentrations, shares, views, data[0].votes[rows], split
         )
-    return result | metrics.summary(mixed, observed, mean, models[0].tree)
+    summary = metrics.summary(mixed, observed, mean, models[0].tree)
+    return metrics.without_nan(result | summary)
 
 
 def _intervals(

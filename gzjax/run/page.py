@@ -75,7 +75,9 @@ def write(workdir: str | Path, model: Model, data: Data, report: Report = SILENT
         "synthetic": data.label == "synthetic sky",
         "run": _run(workdir, model, data, train),
         "curves": _curves(train, validation),
-        "overall": plots.reliability(
+        "overall": None
+        if np.isnan(observed).all()
+        else plots.reliability(
             "all", predicted, observed, metrics.reliability(predicted, observed)
         ),
         "questions": _questions(model.tree, tested, shown),
@@ -153,7 +155,7 @@ def _curves(train: Mapping[str, Any], validation: Mapping[str, Any]) -> list[dic
             add("terms", "Loss terms", terms, log=True)
             add("weights", "Weights of the terms", weights)
         add("rate", "Learning rate", {"learning rate": (epochs, train["learning_rate"])})
-    if validation and train:
+    if train and "rmse" in validation:  # nobody may know the truth
         epoch = train["epoch"][-1] / train["step"][-1]
         epochs = [step * epoch for step in validation["step"]]
         names = {"rmse": "averaged weights", "raw_rmse": "raw weights"}

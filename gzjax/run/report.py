@@ -117,7 +117,8 @@ class Report:
         self.console.print(summary_table(result))
         for name, scores in result.get("catalogues", {}).items():
             self.say(
-                f"{name}: RMSE {scores['rmse']:.4f} (baseline {scores['baseline_rmse']:.4f}), "
+                f"{name}: RMSE {_score(scores['rmse'])} "
+                f"(baseline {_score(scores['baseline_rmse'])}), "
                 f"{scores['galaxies']} galaxies"
             )
         if "intervals" in result:
@@ -125,8 +126,8 @@ class Report:
         for alone in result.get("alone", ()):
             low, high = alone["together_interval"]
             self.say(
-                f"{alone['workdir']} alone: RMSE {alone['rmse']:.4f}; together "
-                f"{alone['together']:+.4f} [{low:+.4f}, {high:+.4f}]"
+                f"{alone['workdir']} alone: RMSE {_score(alone['rmse'])}; together "
+                f"{_score(alone['together'], '+')} [{_score(low, '+')}, {_score(high, '+')}]"
             )
 
 
@@ -136,8 +137,8 @@ SILENT = Report(loud=False)
 def summary_line(result: Mapping[str, Any]) -> str:
     """An evaluation in one line, with all that a score needs beside it."""
     return (
-        f"{result['split']} RMSE {result['rmse']:.4f} {_interval(result)}{_raw(result)} "
-        f"(baseline {result['baseline_rmse']:.4f}), "
+        f"{result['split']} RMSE {_score(result['rmse'])} {_interval(result)}{_raw(result)} "
+        f"(baseline {_score(result['baseline_rmse'])}), "
         f"question 1 right {_share(result['q1_accuracy'], 1)} "
         f"(baseline {_share(result['q1_baseline_accuracy'], 1)}), {result['galaxies']} galaxies, "
         f"{_views(result)}, {result['data']}"
@@ -177,8 +178,8 @@ def summary_table(result: Mapping[str, Any]) -> Group:
         f"{result['split']}, step {result['step']}: {result['galaxies']} galaxies, "
         f"{_views(result)}, {result['data']}; baseline: the mean row of the training galaxies",
         table,
-        f"RMSE {result['rmse']:.4f} {_interval(result)}{_raw(result)}; question 1 answered as the "
-        f"crowd did: {_share(result['q1_accuracy'], 1)} "
+        f"RMSE {_score(result['rmse'])} {_interval(result)}{_raw(result)}; question 1 answered as "
+        f"the crowd did: {_share(result['q1_accuracy'], 1)} "
         f"(baseline {_share(result['q1_baseline_accuracy'], 1)})",
     )
 
@@ -206,7 +207,12 @@ def _share(value: float | None, digits: int = 0) -> str:
 
 def _interval(result: Mapping[str, Any]) -> str:
     low, high = result["rmse_interval"]
-    return f"[{low:.4f}, {high:.4f}]"
+    return f"[{_score(low)}, {_score(high)}]"
+
+
+def _score(value: float | None, sign: str = "") -> str:
+    """A score, or a dash where nobody knows the truth."""
+    return "-" if value is None else f"{value:{sign}.4f}"
 
 
 def _views(result: Mapping[str, Any]) -> str:
@@ -216,4 +222,4 @@ def _views(result: Mapping[str, Any]) -> str:
 
 def _raw(result: Mapping[str, Any]) -> str:
     """Beside the score of averaged weights, that of the weights as they are."""
-    return f", raw weights {result['raw_rmse']:.4f}" if "raw_rmse" in result else ""
+    return f", raw weights {_score(result['raw_rmse'])}" if "raw_rmse" in result else ""

@@ -207,8 +207,8 @@ class Journey:
             self.recorder.scalars("train", step, self.latest)
         self.show(step, self.latest)
 
-    def evaluate(self, step: int, state: TrainState) -> float:
-        """Scores the validation galaxies, with one view."""
+    def evaluate(self, step: int, state: TrainState) -> float | None:
+        """Scores the validation galaxies, with one view; None if nobody knows their fractions."""
         training = self.run.training
         result = evaluate(self.model_of(step, state), self.run.data, "validation", views=1)
         epoch, epochs = (n / training.steps_per_epoch for n in (step, training.steps))
