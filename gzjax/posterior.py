@@ -1,9 +1,9 @@
 """What a model believes of vote fractions, how sure it is, and whether it is right to be.
 
 A network that was trained by the votes' likelihood gives each question a Dirichlet distribution of
-the fractions of its answers. Test-time views, and networks of an ensemble, are voices of a mixture,
-whose marginals are mixtures of beta distributions. Nothing is sampled: intervals are the exact
-quantiles of those, to 1e-5.
+the fractions of its answers. Test-time views, and networks of an ensemble, are components of a
+mixture, whose marginals are mixtures of beta distributions. Nothing is sampled: intervals are the
+exact quantiles of those, to 1e-5.
 
 Fractions are conditional here: of those who are asked the question. All is NumPy, in float64.
 """
@@ -60,6 +60,9 @@ class Posterior(NamedTuple):
 
         Of the underlying fraction, or of what so many volunteers, asked the question, would say.
         """
+        if not 0 < level < 1 or (volunteers is not None and volunteers < 1):
+            expected = "a level between 0 and 1, and at least one volunteer"
+            raise ValueError(f"expected {expected}, found {level} and {volunteers}")
         ends = ((1 - level) / 2, (1 + level) / 2)
         if volunteers is None:
             low, high = (self._by_galaxy(functools.partial(_beta_quantile, p=end)) for end in ends)
@@ -170,7 +173,9 @@ def _binomial_quantiles(
 
 
 def fit_temperature(posterior: Posterior, votes: Answers) -> float:
-    """The temperature under which votes that were not trained on are most likely."""
+    """The temperature under which votes that were not trained on are most likely; 1 of none."""
+    if not (np.nan_to_num(votes) > 0).any():
+        return 1.0
     found = optimize.minimize_scalar(
         lambda log: -posterior.tempered(np.exp(log)).log_likelihood(votes),
         bounds=(-4.0, 4.0),

@@ -94,10 +94,15 @@ def test_columns_are_those_asked_for(world, model, workdir):
     assert (few["shape_disk_fraction"] == everything["shape_disk_fraction"]).all()
     with pytest.raises(UserError, match="columns: expected one of challenge, survey, both, found"):
         model.predict(world / "images", columns="kaggle")
-    with pytest.raises(UserError, match="volunteers: expected 1 or more, found 0"):
+    with pytest.raises(UserError, match="volunteers: expected a whole number, 1 or more"):
         model.predict(world / "images", volunteers=0)
-    with pytest.raises(UserError, match="campaigns: no question ends with -dr5: shape, tail, arms"):
+    with pytest.raises(UserError, match="campaigns: expected some of toy, found dr5"):
         model.predict(world / "images", campaigns=["dr5"])
+
+
+def test_the_only_campaign_may_be_named(world, model):
+    every = model.predict(world / "images")
+    pd.testing.assert_frame_equal(model.predict(world / "images", campaigns=["toy"]), every)
 
 
 def test_a_model_without_likelihood_has_fractions_but_no_intervals(world, tmp_path):
@@ -256,7 +261,9 @@ def test_several_campaigns_are_predicted_apart(world, tmp_path):
     result = json.loads((tmp_path / "run" / "evaluate_test.json").read_text())
     assert list(result["catalogues"]) == ["galaxies", "rings"]
     whole = model.predict(world / "images")
-    some = model.predict(world / "images", campaigns=["rings"])
+    some = model.predict(world / "images", campaigns="rings")
+    with pytest.raises(UserError, match=r"campaigns: expected some of toy\+ring, found dr5"):
+        model.predict(world / "images", campaigns=["dr5", "toy"])
     assert [name for name in whole.columns if "ring-rings" in name] == list(some.columns[:-1])
     pd.testing.assert_frame_equal(some, whole[some.columns])
     again = gzjax.load(tmp_path / "run").predict(world / "images", campaigns=["rings"])

@@ -182,7 +182,11 @@ def test_the_column_of_images_is_known_by_its_type():
         ([("image", text), ("ra", pa.float64())], None),
         ([("image", other)], None),
         ([("blob", binary), ("The_Image", binary)], "The_Image"),
-        ([("blob", binary), ("other", binary)], "blob"),
+        ([("geometry", binary), ("md5", binary)], None),
+        ([("png", pa.binary(8))], "png"),
+        ([("cutout", pa.dictionary(pa.int8(), binary))], "cutout"),
+        ([("image", pa.struct([("bytes", pa.null()), ("path", text)]))], "image"),
+        ([("image", pa.struct([("bytes", pa.null())]))], None),
         ([("image", binary), ("photo", STRUCT)], "photo"),
         ([("photo", pa.struct([("bytes", pa.large_binary())]))], "photo"),
     ):

@@ -133,6 +133,13 @@ def test_too_sure_too_unsure_and_the_temperature_that_makes_it_right(believed):
     np.testing.assert_allclose(sure.mean(), believed.mean(), rtol=1e-5)
 
 
+def test_what_makes_no_interval_is_refused(believed):
+    for options in ({"level": 90}, {"level": 0.0}, {"volunteers": 0}):
+        with pytest.raises(ValueError, match="expected a level between 0 and 1, and at least one"):
+            believed.interval(**options)
+    assert posterior.fit_temperature(believed, np.zeros((300, SMALL.size), np.float32)) == 1.0
+
+
 def test_unknown_votes_change_no_temperature_and_no_coverage(believed):
     votes = drawn(believed, 45)
     fewer = votes.copy()

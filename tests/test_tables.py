@@ -480,12 +480,42 @@ def test_shards_are_one_table(tmp_path):
     assert found.about.startswith("table a.csv and 1 more: counts")
     for change, said in (
         (table.assign(**{COLUMNS[3]: -1}), "b.parquet: row 1, disk-edge-on-dr5_yes"),
-        (table.drop(columns=COLUMNS[3]), "b.parquet: expected the columns of the tables before it"),
+        (table.drop(columns="id_str"), "b.parquet: expected the columns of the tables before it"),
         (table.assign(id_str=[f"J{row}" for row in range(10, 30)]), "b.parquet: row 1: id_str J10"),
     ):
         change.to_parquet(tmp_path / "b.parquet")
         with pytest.raises(UserError, match=said):
             tables.read(shards, DECALS)
+
+
+def test_what_one_shard_lacks_is_unknown_in_it_alone(tmp_path):
+    votes = walk(DECALS)
+    frame_of(votes[:10], COLUMNS).to_csv(tmp_path / "a.csv", index=False)
+    less = frame_of(votes[10:], COLUMNS, 11).drop(columns=COLUMNS[3])
+    less.to_parquet(tmp_path / "b.parquet")
+    edge_on = DECALS.questions[1].columns
+    for shards in (["a.csv", "b.parquet"], ["b.parquet", "a.csv"]):
+        found = tables.read([tmp_path / shard for shard in shards], DECALS)
+        assert "10 of 10 questions" in found.about
+        unknown = found.votes.iloc[:, edge_on].isna().all(axis=1)
+        assert unknown.sum() == len(votes) - 10
+        assert set(found.votes.index[unknown]) == set(less["id_str"].astype(str))
+        assert found.votes.drop(columns=COLUMNS[edge_on]).notna().all(axis=None)
+
+
+def test_the_most_questions_come_before_the_kind():
+    votes = walk(DECALS, 8)
+    first = DECALS.questions[0].columns
+    table = frame_of(votes, COLUMNS).rename(columns=lambda name: name + "_weight")
+    table = table.rename(columns={"id_str_weight": "id_str"})
+    table = table.assign(**{f"{name}_count": 1 for name in COLUMNS[first]})
+    assert "weights of decals-dr5 (survey names), 10 of 10" in read(table).about
+
+
+def test_floating_point_ids_in_csv_are_refused():
+    table = frame_of(walk(DECALS, 3), COLUMNS).assign(id_str=["1000.0", "1001.0", "7.0"])
+    with pytest.raises(UserError, match="id_str is a column of floating-point numbers such"):
+        read(table)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -580,3 +610,13 @@ def test_what_is_no_table_is_told_in_one_line(tmp_path, content, name):
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match=r"gone\.csv: no such file; expected a table$"):
         tables.read(tmp_path / "gone.csv", DECALS)
+
+
+def test_columns_of_categories_are_read_as_what_they_stand_for(tmp_path):
+    table = frame_of(walk(DECALS, 3), COLUMNS)
+    table["file_loc"] = pd.Series([None, "a.png", "b.png"]).astype("category")
+    table["id_str"] = table["id_str"].astype(str).astype("category")
+    table.to_parquet(tmp_path / "t.parquet")
+    found = tables.read(tmp_path / "t.parquet", DECALS)
+    assert found.files == ["", str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert list(found.votes.index) == table["id_str"].tolist()

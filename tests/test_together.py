@@ -13,7 +13,7 @@ from gzjax.data import batches, dataset, packing
 from gzjax.data.batches import Source
 from gzjax.data.images import JoinedImages
 from gzjax.errors import UserError
-from gzjax.run import build
+from gzjax.run import build, train
 from gzjax.run import config as configs
 
 
@@ -169,8 +169,6 @@ def test_an_extra_catalogue_of_more_weight_makes_another_run(world, tmp_path):
 
 
 def test_a_pack_of_several_catalogues_is_them(world, tmp_path):
-    from gzjax.run import train
-
     config = tiny.config(world, data__extra=str(world.parent / "extra"), data__extra_weight=2.0)
     before = data_of(world, data__extra=str(world.parent / "extra"), data__extra_weight=2.0)
     report = gzjax.Report(loud=False)
@@ -231,6 +229,7 @@ def test_several_scored_catalogues_are_scored_apart(world, tmp_path):
         (({"root": "x", "weight": 0},), "catalogues[0]: weight: expected a number above 0"),
         (({"root": "x", "scored": False},), "catalogues: expected at least one that is scored"),
         (("x",), "catalogues: expected mappings such as {'root': FOLDER, 'tree': 'gz2'}"),
+        (({"tree": "gz2"},), "catalogues[0]: root: expected the folder of a catalogue, found"),
     ],
 )
 def test_wrong_catalogues_are_named(world, catalogues, message):
@@ -238,6 +237,61 @@ def test_wrong_catalogues_are_named(world, catalogues, message):
         configs.typed(tiny.config(world, data__catalogues=catalogues))
     assert str(raised.value).startswith(f"--config.data.{message}")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data__kind": "sky", "data__extra": "B"}, "extra: expected none beside the sky"),
+        ({"data__kind": "sky", "data__catalogues": ({"root": "a"},)}, "catalogues: expected none"),
+        ({"data__extra": "B", "data__catalogues": ({"root": "a"},)}, "extra: expected none beside"),
+    ],
+)
+def test_options_that_exclude_each_other_are_named(world, options, message):
+    with pytest.raises(UserError) as raised:
+        configs.typed(tiny.config(world, **options))
+    assert str(raised.value).startswith(f"--config.data.{message}")
+
+
+def test_catalogues_need_no_root(world):
+    catalogues = ({"root": str(world), "kind": "folder", "votes_per_galaxy": 10.0},)
+    options = {"data__kind": "pack", "data__root": "", "data__catalogues": catalogues}
+    data = data_of(world, **options)  # fmt: skip
+    np.testing.assert_allclose(data.votes, data_of(world).votes / 4, rtol=1e-6)
+
+
+def test_catalogues_of_one_name_are_scored_apart(world, tmp_path):
+    shutil.copytree(world, tmp_path / "root")
+    catalogues = ({"root": str(world)}, {"root": str(tmp_path / "root")})
+    data = data_of(world, data__catalogues=catalogues)
+    names = [member.name for member in data.members]
+    assert names == [f"{world.parent.name}/root", f"{tmp_path.name}/root"]
+
+
+def test_how_many_were_dropped_is_said(world):
+    said = []
+    report = gzjax.Report(loud=False)
+    report.say = said.append
+    settings = configs.typed(tiny.config(world, data__extra=str(world.parent / "extra"))).data
+    data = build.build_data(settings, build.load_tree(settings), None, False, report)
+    dropped = int((data.left_out["reason"] == "held out of root").sum())
+    assert said[-1].endswith(f"dropped as others hold them out: {dropped}")
+
+
+def test_a_pack_of_several_keeps_its_weights_among_others(world, tmp_path):
+    extra = str(world.parent / "extra")
+    report = gzjax.Report(loud=False)
+    config = tiny.config(world, data__extra=extra, data__extra_weight=3.0)
+    train.pack(config, tmp_path / "pack", cache=None, check_images=False, report=report)
+    catalogues = (
+        {"root": str(tmp_path / "pack"), "kind": "pack"},
+        {"root": extra, "weight": 0.5, "scored": False},
+    )
+    data = data_of(world, data__catalogues=catalogues)
+    members = [(member.weight, member.scored) for member in data.members]
+    assert members == [(1.0, True), (3.0, False), (0.5, False)]
+    assert [member.first for member in data.members][1:] == [m.stop for m in data.members][:-1]
+    assert data.members[-1].stop == len(data.ids)
 
 
 def test_a_missing_extra_folder_is_named(world):

@@ -55,7 +55,7 @@ def find_columns(header: Sequence[str], tree: Tree, kind: str, where: object) ->
     """Finds the columns of a tree's votes.
 
     The tree's own names go before those without a suffix, and these before those with the suffix
-    of another campaign; among these the kind that `auto` prefers, then the most questions.
+    of another campaign; among these the most questions, then the kind that `auto` prefers.
 
     Args:
       header: all columns of the table.
@@ -88,8 +88,9 @@ def find_columns(header: Sequence[str], tree: Tree, kind: str, where: object) ->
                 f"{', '.join(rivals)}"
             )
         if found:
-            first = [each for each in found if each[0] == found[0][0]]
-            chosen, naming, ending, present = max(first, key=lambda each: sum(each[3]))
+            chosen, naming, ending, present = max(
+                found, key=lambda each: (sum(each[3]), -kinds.index(each[0]))
+            )
             bare = kind == "auto" and chosen == "counts" and not ending
             return _columns(tree, namings[naming], ending, present, there)._replace(
                 kind=chosen, naming=naming, bare=bare

@@ -19,6 +19,8 @@ from gzjax.data.parquet import ParquetImages
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 
+HELD_OUT = "held out of"  # why a galaxy is not among those that are trained on only
+
 
 class Split(NamedTuple):
     """Which galaxies are held out; see `catalogue.split`."""
@@ -244,7 +246,7 @@ def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
             [] if member.scored else [n for n, name in enumerate(data.ids) if name in held_out]
         )
         left_out.append(
-            data.left_out_with({n: f"held out of {held_out[data.ids[n]]}" for n in dropped})
+            data.left_out_with({n: f"{HELD_OUT} {held_out[data.ids[n]]}" for n in dropped})
         )
         kept = np.setdiff1d(np.arange(len(data.ids)), dropped)
         for split, rows in splits.items():
@@ -254,7 +256,12 @@ def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
         votes.append(placed)
         ids += [data.ids[row] for row in kept]
         images.append((data.images, kept))
-        members.append(member._replace(first=first, stop=first + len(kept)))
+        # A pack may be of several itself.
+        for own in data.members or (Member("", 0, len(data.ids)),):
+            start, stop = np.searchsorted(kept, [own.first, own.stop])
+            name = "/".join(filter(None, (member.name, own.name)))
+            weight, scored = member.weight * own.weight, member.scored and own.scored
+            members.append(Member(name, first + int(start), first + int(stop), weight, scored))
         first += len(kept)
     return catalogues[0][0]._replace(
         ids=tuple(ids),

@@ -1,6 +1,7 @@
 """Encoded images inside Parquet files, as Hugging Face datasets write them."""
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from jaxtyping import Integer
 from gzjax.data.images import Framing, Images, Unusable, fault_text, read_image
 
 NO_IMAGE = "row without image"
+# What a column of bare bytes is called if they are images; others hold shapes, sums and the like.
+CALLED = re.compile("image|img|jpe?g|png|webp|picture|photo|cutout|stamp|thumbnail|bytes", re.I)
 # Row groups that are kept, in bytes; one at least, however large.
 MOST_BYTES = 256 * 2**20
 
@@ -46,7 +49,11 @@ class Cells(NamedTuple):
 
 def image_column(schema: pa.Schema) -> str | None:
     """The column of encoded images by its type; a struct, or one called so, before others."""
-    found = [field for field in schema if _is_bytes(field.type) or _has_bytes(field.type)]
+    found = [
+        field
+        for field in schema
+        if _has_bytes(field.type) or (_is_bytes(field.type) and CALLED.search(field.name))
+    ]
     found.sort(key=lambda field: (not _has_bytes(field.type), "image" not in field.name.lower()))
     return found[0].name if found else None
 
@@ -70,12 +77,18 @@ def image_paths(file: Path, column: str) -> list[str | None]:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
+    return any(getattr(pa.types, test)(kind) for test in tests)
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
-    is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    return is_struct and _is_bytes(kind.field("bytes").type)
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    bytes_of = kind.field("bytes").type
+    # Where all images are files, the bytes have no type of their own.
+    return _is_bytes(bytes_of) or (pa.types.is_null(bytes_of) and kind.get_field_index("path") >= 0)
 
 
 class ParquetImages(Images):

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -115,6 +116,12 @@ class Rows:
     def _ids(self, column: str | None, header: Sequence[str]) -> list[str]:
         if column is not None:
             name, ids = column, texts(self.table[column], self.where, str, Integral)
+            if all(re.fullmatch(r"\d+\.0*", each) for each in ids):
+                raise UserError(
+                    f"{self.paths[0]}: {column} is a column of floating-point numbers such as "
+                    f"{ids[0]}, which no other table may write alike; expected text or whole "
+                    "numbers"
+                )
         else:
             name, paths = "the image's path", self.files
             if paths is None and self.embedded is not None:
@@ -150,11 +157,13 @@ def _read(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> pd.DataFr
         skip_blank_lines=False,  # they count, too, when a line is named
         low_memory=False,
     )
-    if missing := [name for name in (*texts, *numbers) if name not in table]:
+    if missing := [name for name in texts if name not in table]:
         raise UserError(
             f"{path}: expected the columns of the tables before it, {len(missing)} missing: "
             f"{one_line(', '.join(missing[:5]))}{' ...' * (len(missing) > 5)}"
         )
+    absent = [name for name in numbers if name not in table]  # of other tables: unknown here
+    table = table.assign(**dict.fromkeys(absent, np.nan))
     if _is_parquet(path):
         return table
     filled = table.notna() & (table != "")
@@ -185,7 +194,12 @@ def read_columns(path: Path, wanted: Sequence[str], **options: Any) -> pd.DataFr
         if _is_parquet(path):
             file = pyarrow.parquet.ParquetFile(path)
             there = [name for name in file.schema_arrow.names if name in wanted]
-            table = file.read(columns=there).select(there).to_pandas(ignore_metadata=True)
+            read = file.read(columns=there).select(there)
+            for place, field in enumerate(read.schema):
+                if pa.types.is_dictionary(field.type):
+                    plain = read.column(place).cast(field.type.value_type)
+                    read = read.set_column(place, field.name, plain)
+            table = read.to_pandas(ignore_metadata=True)
             return table.reindex(range(file.metadata.num_rows))  # also of no column
         # A comma at the end of each line would shift the columns.
         return pd.read_csv(path, usecols=lambda name: name in wanted, index_col=False, **options)

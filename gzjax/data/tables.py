@@ -75,7 +75,7 @@ def read(
         raise UserError(f"kind of votes: expected one of {', '.join(KINDS)}, found {kind!r}")
     if not 0 < votes_per_galaxy < np.inf:
         raise UserError(f"votes per galaxy: expected more than 0, found {votes_per_galaxy}")
-    header = column_names(paths[0])
+    header = list(dict.fromkeys(name for path in paths for name in column_names(path)))
     columns = find_columns(header, tree, kind, paths[0])
     rows = Rows(paths, header, [*filter(None, columns.answers), *columns.totals.values()])
     kind = columns.kind

@@ -3,7 +3,7 @@
 No function further in knows of configs, and nothing here computes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -292,7 +292,9 @@ def load_tree(settings: DataSettings) -> Tree:
     """
     with named("--config.data.tree: "):
         names = [each.tree for each in settings.listed()] or [settings.tree]
-        names = [name for each in names for name in each.split("+")]
+        names = [
+            name for each in names for name in ([each] if Path(each).exists() else each.split("+"))
+        ]
         return trees.union([trees.load(name) for name in dict.fromkeys(names)])
 
 
@@ -360,7 +362,7 @@ def build_data(
                     table=each.table,
                     images=each.images,
                     kind=each.votes,
-                    votes_per_galaxy=settings.votes_per_galaxy,
+                    votes_per_galaxy=each.votes_per_galaxy,
                     decode=check_images,
                     **several,
                 )
@@ -368,9 +370,30 @@ def build_data(
             report.say(f"{each.root}: {data.about}")
         if each.scored:
             data = _with_fewer(data, settings)
-        name = Path(each.root).name
-        read.append((data, dataset.Member(name, 0, 0, each.weight, each.scored)))
-    return dataset.together(read, tree) if len(read) > 1 else read[0][0]
+        read.append(data)
+    if len(read) == 1:
+        return read[0]
+    names = distinct_names([each.root for each in listed])
+    members = [
+        dataset.Member(name, 0, len(data.ids), each.weight, each.scored)
+        for name, data, each in zip(names, read, listed, strict=True)
+    ]
+    data = dataset.together(list(zip(read, members, strict=True)), tree)
+    dropped = data.left_out["reason"].str.startswith(dataset.HELD_OUT).sum()
+    report.say(
+        f"galaxies of catalogues that are not split, dropped as others hold them out: {dropped}"
+    )
+    return data
+
+
+def distinct_names(folders: Sequence[str]) -> list[str]:
+    """The ends of some paths, as long as they have to be to differ."""
+    paths = [Path(folder).resolve().parts for folder in folders]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _with_fewer(data: Data, settings: DataSettings) -> Data:

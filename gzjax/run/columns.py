@@ -51,14 +51,24 @@ class Wanted(NamedTuple):
         if self.columns not in ("", *COLUMNS):
             expected = f"expected one of {', '.join(COLUMNS)}"
             raise UserError(f"columns: {expected}, found {self.columns!r}")
-        if self.volunteers is not None and (self.volunteers < 1 or not likely):
-            expected = "1 or more" if likely else "a model with the loss term dirichlet"
+        counts = isinstance(self.volunteers, int) and self.volunteers > 0
+        if self.volunteers is not None and not (counts and likely):
+            expected = (
+                "a whole number, 1 or more" if likely else "a model with the loss term dirichlet"
+            )
             raise UserError(f"volunteers: expected {expected}, found {self.volunteers}")
-        names = [question.name for question in models[0].tree.questions]
-        for campaign in self.campaigns:
-            if not any(name.endswith(f"-{campaign}") for name in names):
-                raise UserError(f"campaigns: no question ends with -{campaign}: {', '.join(names)}")
-        return self._replace(columns=self.columns or ("both" if likely else "challenge"))
+        tree, campaigns = models[0].tree, self.campaigns
+        if "+" not in tree.name:  # of one campaign
+            own = (tree.name, tree.suffix.removeprefix("-"))
+            wrong = [campaign for campaign in campaigns if campaign not in own]
+            campaigns = ()
+        else:
+            ends = tuple(question.name for question in tree.questions)
+            wrong = [c for c in campaigns if not any(name.endswith(f"-{c}") for name in ends)]
+        if wrong:
+            raise UserError(f"campaigns: expected some of {tree.name}, found {', '.join(wrong)}")
+        columns = self.columns or ("both" if likely else "challenge")
+        return self._replace(columns=columns, campaigns=campaigns)
 
     def takes(self, question: Question) -> bool:
         """Whether a question is of the campaigns."""

@@ -56,6 +56,7 @@ class CatalogueSettings(Settings):
     table: within the root.
     images: folder within the root.
     votes: what the table's columns hold.
+    votes_per_galaxy: volunteers a galaxy, where a table has fractions alone.
     weight: how often its galaxies are drawn in training, compared with others.
     scored: hold some out; else all are trained on, but for those that others hold out.
     """
@@ -66,6 +67,7 @@ class CatalogueSettings(Settings):
     table: str = "training_solutions_rev1.csv"
     images: str = "images_training_rev1"
     votes: str = choice("auto", KINDS)
+    votes_per_galaxy: float = number(40.0, above=0)
     weight: float = number(1.0, above=0)
     scored: bool = switch(True)
 
@@ -91,7 +93,8 @@ class DataSettings(Settings):
     split_seed: which galaxies are held out ...
     validation: ... this part of them to choose by ...
     test: ... and this part to report on.
-    training_galaxies: train on so many of the training galaxies; 0: on all.
+    training_galaxies: train on so many of the training galaxies of each catalogue that is scored;
+      0: on all.
     crop: side of the central square used, as a fraction of the image's side.
     canvas: pixels a side to which that square is rescaled and stored.
     on_device: in training, hold all images in the memory of every device.
@@ -130,8 +133,15 @@ class DataSettings(Settings):
                 "root: expected the folder with the table and the images of galaxies (--config "
                 "sky needs none), found nothing"
             )
-        if self.kind == "pack" and not self.root:
+        if self.kind == "pack" and not self.root and not self.catalogues:
             raise UserError("root: expected the folder of a pack, as --mode pack makes one")
+        for name in ("extra", "catalogues"):
+            if getattr(self, name) and self.kind == "sky":
+                raise UserError(
+                    f"{name}: expected none beside the sky, found {getattr(self, name)!r}"
+                )
+        if self.extra and self.catalogues:
+            raise UserError(f"extra: expected none beside catalogues, found {self.extra!r}")
         self.listed()  # which checks them
 
     def listed(self) -> list[CatalogueSettings]:
@@ -156,6 +166,8 @@ class DataSettings(Settings):
             with named(f"catalogues[{position}]: "):
                 if unknown := given.keys() - set(names):
                     raise UserError(f"expected some of {', '.join(names)}, found {min(unknown)!r}")
+                if not given.get("root"):
+                    raise UserError("root: expected the folder of a catalogue, found nothing")
                 listed.append(CatalogueSettings(**common | dict(given)))
         if not any(each.scored for each in listed):
             raise UserError("catalogues: expected at least one that is scored, found none")

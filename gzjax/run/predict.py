@@ -57,7 +57,8 @@ def predict(
     """
     models = [models] if isinstance(models, Model) else list(models)
     check_same_tree(models)
-    wanted = Wanted(columns, volunteers, tuple(campaigns)).of(models)
+    campaigns = (campaigns,) if isinstance(campaigns, str) else tuple(campaigns)
+    wanted = Wanted(columns, volunteers, campaigns).of(models)
     listed = listing.list_images(images)
     some = batches_of(models, listed, range(len(listed.ids)), views, shares)
     table = table_of(models[0].tree, listed.ids, list(some), wanted)
