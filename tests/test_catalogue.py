@@ -104,8 +104,8 @@ def test_columns_in_another_order_or_beside_others_are_found(challenge, crowd):
             "one whole question of gz2, such as Class1.1 or",
         ),
         (lambda t: t.rename(columns={"GalaxyID": "name"}), "GalaxyID, .*; found name, Class1.1"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "100 is there twice .again in line 66.; 1 such"),
-        (lambda t: t.assign(**{"Class1.1": 1.5}), r"line 2, Class1.1: .* found 1.5; 64 such"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "100 appears twice .again in line 66.; 1 in all"),
+        (lambda t: t.assign(**{"Class1.1": 1.5}), r"line 2, Class1.1: .* found 1.5; 64 in all"),
         (lambda t: t.assign(**{"Class2.2": float("inf")}), "line 2, Class2.2: .* found inf"),
         (lambda t: t.assign(**{"Class2.2": "high"}), "Class2.2: .* found high"),
         (lambda t: t.assign(**{"Class2.2": -0.1}), "Class2.2: .* found -0.1"),
@@ -130,7 +130,7 @@ def test_a_line_is_named_as_the_file_counts_it(challenge):
     lines = (challenge / TABLE).read_text().splitlines()
     lines[5] = lines[5].replace(lines[5].split(",")[3], "7", 1)
     (challenge / TABLE).write_text("\n".join([*lines[:3], "", "", *lines[3:]]) + "\n\n")
-    with pytest.raises(UserError, match=r"line 8, Class1.3: .* found 7.* 1 such"):
+    with pytest.raises(UserError, match=r"line 8, Class1.3: .* found 7.* 1 in all"):
         read(challenge)
 
 

@@ -11,7 +11,7 @@ from gzjax.run import build, evaluate
 from gzjax.run import config as configs
 from gzjax.sky import crowd, population
 
-GALAXIES = 800
+GALAXIES = 600
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def trained(tmp_path_factory):
         "data.kind": "sky", "data.galaxies": GALAXIES, "data.crop": 0.5, "data.canvas": 32,
         "data.validation": 0.2, "data.test": 0.4, "model.name": "efficientnet-tiny",
         "model.image_size": 32, "views.rotate": 180.0, "loss.activation": "softmax",
-        "loss.terms": ("dirichlet",), "optim.learning_rate": 0.05, "batch_size": 64, "epochs": 40,
+        "loss.terms": ("dirichlet",), "optim.learning_rate": 0.05, "batch_size": 64, "epochs": 30,
         "evaluate.every": 10, "evaluate.batch_size": 64,
     }  # fmt: skip
     config = configs.default()

@@ -451,7 +451,7 @@ def test_what_is_no_number_of_votes_is_named(value, said, suffix):
     place = "line 8" if suffix == "csv" else "row 7"
     line = refused(table, suffix=suffix)
     assert f"votes.{suffix}: {place}, bar-dr5_no: {said}" in line
-    assert line.endswith("; 2 such in all")
+    assert line.endswith("; 2 in all")
 
 
 def test_fractions_lie_between_0_and_1():
@@ -539,9 +539,9 @@ def test_faults_of_names_are_told():
         (nameless.assign(id=["a", "", "c"]), "csv", "line 3 has nothing in id"),
         (nameless.assign(id=["a", None, "c"]), "parquet", "row 2 has nothing in id"),
         (nameless.assign(objid=[1.0, 2.0, 3.0]), "parquet", "t: objid is a column of floating-po"),
-        (nameless.assign(id=["a", "b", "a"]), "csv", "id a is there twice .again in line 4.; 1 s"),
-        (nameless.assign(id=["a", "b", "a"]), "parquet", "id a is there twice .again in row 3."),
-        (nameless.assign(file=["x/a.png", "y/b.png", "z/a.jpg"]), "csv", "path a is there twice"),
+        (nameless.assign(id=["a", "b", "a"]), "csv", "id a appears twice .again in line 4.; 1 in"),
+        (nameless.assign(id=["a", "b", "a"]), "parquet", "id a appears twice .again in row 3."),
+        (nameless.assign(file=["x/a.png", "y/b.png", "z/a.jpg"]), "csv", "path a appears twice"),
         (nameless.assign(id=[[1], [2], [3]]), "parquet", "row 1, id: expected text or a whole nu"),
     ):
         line = refused(changed, suffix=suffix)

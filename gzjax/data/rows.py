@@ -92,7 +92,7 @@ class Rows:
             expected = "a number in [0, 1]" if most == 1 else "a number of votes"
             raise UserError(
                 f"{self.where(row)}, {columns[place]}: expected {expected}, found "
-                f"{one_line(self.table[columns[place]].iloc[row])}; {wrong.sum()} such in all"
+                f"{one_line(self.table[columns[place]].iloc[row])}; {wrong.sum()} in all"
             )
         return values.clip(0, most)
 
@@ -140,8 +140,8 @@ class Rows:
                 raise UserError(f"{self.where(row)}: {name} {ids[row]} is in more than one table")
             place = self.where(row).removeprefix(f"{self.paths[int(self.file[row])]}: ")
             raise UserError(
-                f"{self.paths[int(self.file[row])]}: {name} {ids[row]} is there twice (again in "
-                f"{place}); {twice.sum()} such in all"
+                f"{self.paths[int(self.file[row])]}: {name} {ids[row]} appears twice (again in "
+                f"{place}); {twice.sum()} in all"
             )
         return ids
 
