@@ -315,3 +315,21 @@ def test_images_inside_parquet_files_are_listed(tmp_path):
     pd.DataFrame({"id_str": ["1"]}).to_parquet(tmp_path / "none" / "t.parquet")
     with pytest.raises(UserError, match="expected a column of encoded images, or of their files"):
         list_images(tmp_path / "none")
+
+
+def test_files_are_found_as_in_training(tmp_path):
+    """By the first column of which a file is there; a subfolder stands before the file's name."""
+    (tmp_path / "a").mkdir()
+    for name in "xy":
+        Image.new("RGB", (20, 20)).save(tmp_path / "a" / f"{name}.png")
+    table = pd.DataFrame({"id_str": ["1", "2"], "file_loc": ["/gone/x.png", "/gone/y.png"]})
+    for columns in (
+        {"path": ["a/x.png", "a/y.png"]},
+        {"subfolder": ["a", "a"], "filename": ["x.png", "y.png"]},
+    ):
+        table.assign(**columns).to_csv(tmp_path / "t.csv", index=False)
+        listed = list_images(tmp_path / "t.csv")
+        assert listed.files == [str(tmp_path / "a" / "x.png"), str(tmp_path / "a" / "y.png")]
+        assert listed.ids == ["1", "2"]
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert list_images(tmp_path / "t.csv").files == ["/gone/x.png", "/gone/y.png"]

@@ -140,7 +140,8 @@ def _of_path(name: str) -> Listing:
     elif name.lower().endswith(TABLES) and not glob.has_magic(name):
         # As text, since a galaxy may be called 007, or NA.
         names = column_names(path)
-        wanted = [first_of(each, names) for each in (FILE_COLUMNS, ID_COLUMNS)]
+        wanted = [first_of([each], names) for each in (*FILE_COLUMNS, "subfolder")]
+        wanted.append(first_of(ID_COLUMNS, names))
         table = read_columns(path, [*filter(None, wanted)], dtype=str, keep_default_na=False)
         return _of_table(table, name, path.parent, names)
     elif os.path.isfile(path_of(name)):
@@ -172,7 +173,7 @@ def _of_table(
     table: pd.DataFrame, where: str, folder: str | Path, names: Iterable[object] = ()
 ) -> Listing:
     """Of a table with these and perhaps more columns: `names`, if it has been read in part."""
-    of_files, of_galaxies = (first_of(each, table.columns) for each in (FILE_COLUMNS, ID_COLUMNS))
+    of_files, of_galaxies = _files_in(table, folder), first_of(ID_COLUMNS, table.columns)
     if of_files is None:
         found = list(map(str, names or table.columns))
         raise UserError(
@@ -183,10 +184,27 @@ def _of_table(
     def row(number: int) -> str:
         return f"{where}: row {number + 1}"
 
-    files = [os.path.join(folder, name) for name in texts(table[of_files], row, str)]
+    files = [os.path.join(folder, name) for name in texts(of_files, row, str)]
     if of_galaxies is None:
         return Listing([name_of(file) for file in files], files)
     return Listing(texts(table[of_galaxies], row, str, Integral), files)
+
+
+def _files_in(table: pd.DataFrame, folder: str | Path) -> pd.Series | None:
+    """Of the columns of files the first of which a file is there, as training has it."""
+    subfolder = first_of(["subfolder"], table.columns)
+    columns = []
+    for name in FILE_COLUMNS:
+        column = first_of([name], table.columns)
+        if column is None:
+            continue
+        files = table[column]
+        if subfolder is not None and name == "filename":
+            files = (table[subfolder] + "/" + files).rename(column)
+        if any_there([os.path.join(folder, file) for file in files[:100] if isinstance(file, str)]):
+            return files
+        columns.append(files)
+    return columns[0] if columns else None
 
 
 def _of_arrays(pixels: np.ndarray) -> Listing:
