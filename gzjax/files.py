@@ -45,6 +45,15 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; nothing if there is no such file, or a damaged one."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Holds the lock `file` within the block; the system releases it if the process dies.

@@ -140,7 +140,7 @@ def run() -> None:
         if jax.process_count() > 1:
             share = jax.process_index() + 1, jax.process_count()
     if given.mode in ("embed", "similar", "anomalies"):
-        run_embeddings(workdirs, overrides, output, report)
+        run_embeddings(workdirs, overrides, output, share, report)
         return
     if given.mode == "report":
         if len(workdirs) > 1:
@@ -184,7 +184,11 @@ def run() -> None:
 
 
 def run_embeddings(
-    workdirs: Sequence[Path], overrides: Mapping[str, Any], output: Path, report: "Report"
+    workdirs: Sequence[Path],
+    overrides: Mapping[str, Any],
+    output: Path,
+    share: tuple[int, int],
+    report: "Report",
 ) -> None:
     """Does what the flags say of embeddings."""
     from gzjax.run import embed, parts
@@ -201,6 +205,7 @@ def run_embeddings(
             views=given.views[0] if given.views else None,
             report=report,
             size=given.range,
+            share=share,
         )
         return
     embeddings = command_line.path(given.embeddings)

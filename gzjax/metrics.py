@@ -43,6 +43,11 @@ def rmse_per_question(predicted: Fractions, observed: Fractions, tree: Tree) -> 
     }
 
 
+def rmse_per_galaxy(predicted: Fractions, observed: Fractions) -> Float[np.ndarray, " galaxies"]:
+    """The RMSE of each galaxy over its known answers; NaN where none is."""
+    return _root_mean(*_square_errors(predicted, observed), axis=1)
+
+
 def rmse_per_answer(predicted: Fractions, observed: Fractions, tree: Tree) -> dict[str, float]:
     """{column name, such as Class1.1: RMSE}."""
     values = _root_mean(*_square_errors(predicted, observed), axis=0)

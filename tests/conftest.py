@@ -37,6 +37,18 @@ def pages(request):
         yield
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The tiny world's folder of galaxies, and its linear network in place of all others."""
+    import tiny
+
+    from gzjax.run import build
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
+        yield tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:
     """Skies and compiled programs, shared by all commands that tests start."""

@@ -43,14 +43,6 @@ def clock(monkeypatch):
     return made
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder of galaxies, and the linear network in place of all others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
-        yield tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
-
-
 def flags_of(world, **given):
     """Values of the command's flags; two underscores in an option's name are a dot."""
     own = {"models": [], "sizes": [], "batches": [], "dtypes": [], "repeats": 2, "output": ""}
@@ -356,7 +348,7 @@ def test_the_pipeline_is_measured_on_the_galaxies_and_on_a_pack_of_them(world, c
 def test_the_real_pipeline_is_read_and_a_pack_is_not_packed_again(world, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "WAYS", ((2, 0),))
     made = plan_of(world, repeats=1)
-    packing.write(tmp_path / "pack", made.load(next(made.combinations()).data))
+    packing.write(tmp_path / "pack", made.load(next(made.combinations())))
     packed = plan_of(world, repeats=1, data__kind="pack", data__root=str(tmp_path / "pack"))
     rows = runs.measure_input(made) + runs.measure_input(packed)
     assert [row["source"] for row in rows] == ["folder", "pack", "pack"]

@@ -55,9 +55,9 @@ def test_the_model_predicts_as_the_options_say(world):
 
 
 def test_galaxies_are_held_out_as_the_options_say(world):
-    settings = options_of(world, data__validation=0.3, data__test=0.1, data__split_seed=4).data
+    options = options_of(world, data__validation=0.3, data__test=0.1, data__split_seed=4)
     report = gzjax.Report(loud=False)
-    data = build.build_data(settings, build.load_tree(settings), None, False, report)
+    data = build.build_data(options, build.load_tree(options.data), None, False, report)
     expected = catalogue.split(data.ids, 4, 0.3, 0.1)
     assert len(expected["validation"]) > len(expected["test"]) > 0
     for name, rows in expected.items():
@@ -72,9 +72,8 @@ def test_a_sky_is_the_one_of_the_options(world, monkeypatch, tmp_path):
 
     monkeypatch.setattr(dataset, "from_sky", from_sky)
     options = options_of(world, data__kind="sky", data__galaxies=77, data__sky_seed=5)
-    settings = options.data
-    tree = build.load_tree(settings)
-    build.build_data(settings, tree, tmp_path, False, gzjax.Report(loud=False))
+    tree = build.load_tree(options.data)
+    build.build_data(options, tree, tmp_path, False, gzjax.Report(loud=False))
     assert (asked["galaxies"], asked["sky_seed"], asked["tree"]) == (77, 5, tree)
     assert asked["cache"] == tmp_path / "sky"
 
@@ -87,14 +86,14 @@ def test_votes_are_read_as_the_options_say(world, monkeypatch):
         return types.SimpleNamespace(about="as told")
 
     monkeypatch.setattr(dataset, "from_folder", from_folder)
-    settings = options_of(
+    options = options_of(
         world, data__votes="weights", data__votes_per_galaxy=7.0, data__table="t.csv",
         data__images="there",
-    ).data  # fmt: skip
+    )  # fmt: skip
     said = []
     report = gzjax.Report(loud=False)
     report.say = said.append
-    build.build_data(settings, build.load_tree(settings), None, True, report)
+    build.build_data(options, build.load_tree(options.data), None, True, report)
     assert (asked["kind"], asked["votes_per_galaxy"], asked["decode"]) == ("weights", 7.0, True)
     assert (asked["table"], asked["images"], asked["root"]) == ("t.csv", "there", world)
     assert said == [f"{world}: as told"]

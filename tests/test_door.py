@@ -14,16 +14,8 @@ import gzjax
 from gzjax import files
 from gzjax.data import images
 from gzjax.errors import UserError
-from gzjax.run import build, evaluate, predict, train
+from gzjax.run import evaluate, predict, train
 from gzjax.run import parts as in_parts
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder of galaxies, and the linear network in place of all others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
-        yield tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +199,7 @@ def test_shares_of_several_processes_are_one_table(world, models, tmp_path, suff
         return tmp_path / f"{name}{suffix}"
 
     whole = predict_all("whole").read_bytes()
-    monkeypatch.setattr(predict, "stream", counted := _Counted(predict.stream))
+    monkeypatch.setattr(in_parts, "stream", counted := _Counted(in_parts.stream))
     output = predict_all("shared", (2, 3))
     assert not output.exists()
     assert said[-1] == "share 2 of 3 is done; 7 parts of others are missing"

@@ -25,14 +25,6 @@ from gzjax.run import config as configs
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder of galaxies, and the linear network in place of all others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
-        yield tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
-
-
-@pytest.fixture(scope="module")
 def model(world):
     """A model that has not learnt anything."""
     typed = configs.typed(tiny.config(world, evaluate__views=4))
@@ -48,6 +40,14 @@ def written(world, model, tmp_path_factory):
     output = tmp_path_factory.mktemp("embeddings") / "e.parquet"
     embed.embed_to_file(model, str(world / "images"), output, size=20)
     return output
+
+
+def test_shares_of_several_processes_are_one_file(world, model, written, tmp_path):
+    output = tmp_path / "e.parquet"
+    for share in ((2, 2), (1, 2)):
+        assert not output.exists()
+        embed.embed_to_file(model, str(world / "images"), output, size=20, share=share)
+    assert output.read_bytes() == written.read_bytes()
 
 
 def file_of(path, features, ids=None):

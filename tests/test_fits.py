@@ -256,9 +256,7 @@ def world(tmp_path_factory):
 def data_of(world, **options):
     typed = configs.typed(tiny.config(world, **options))
     tree = build.load_tree(typed.data)
-    return build.build_data(
-        typed.data, tree, None, True, gzjax.Report(loud=False), typed.fits
-    )  # fmt: skip
+    return build.build_data(typed, tree, None, True, gzjax.Report(loud=False))
 
 
 @pytest.mark.parametrize(

@@ -56,14 +56,6 @@ def invoke(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder of galaxies, and the linear network in place of all others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
-        yield tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
-
-
-@pytest.fixture(scope="module")
 def recipe(world, tmp_path_factory):
     """The tiny world's recipe, as a file."""
     file = tmp_path_factory.mktemp("recipe") / "tiny_world.py"

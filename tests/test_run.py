@@ -21,14 +21,6 @@ def _name(value):
     return "-".join(value) if isinstance(value, dict) else value
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder of galaxies, and the linear network in place of all others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
-        yield tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
-
-
 def final_state(workdir):
     """Every array of the newest checkpoint, by name."""
     folder = workdir / "checkpoints"
@@ -432,7 +424,7 @@ def test_galaxies_lost_on_the_way_are_listed(world, tmp_path, monkeypatch):
     root = tmp_path / "galaxies"
     shutil.copytree(world, root)
     data = build.build_data(
-        configs.typed(tiny.config(root)).data,
+        configs.typed(tiny.config(root)),
         gzjax.load_tree(str(root / "toy.toml")),
         tmp_path, False, gzjax.Report(loud=False),
     )  # fmt: skip

@@ -45,10 +45,9 @@ def linear(tmp_path_factory):
 
 
 def data_of(root, **options):
-    settings = configs.typed(tiny.config(root, **options)).data
-    return build.build_data(
-        settings, build.load_tree(settings), None, False, gzjax.Report(loud=False)
-    )
+    typed = configs.typed(tiny.config(root, **options))
+    tree = build.load_tree(typed.data)
+    return build.build_data(typed, tree, None, False, gzjax.Report(loud=False))
 
 
 def test_extra_galaxies_are_trained_on_alone_and_held_out_ones_are_not(world):
@@ -272,8 +271,8 @@ def test_how_many_were_dropped_is_said(world):
     said = []
     report = gzjax.Report(loud=False)
     report.say = said.append
-    settings = configs.typed(tiny.config(world, data__extra=str(world.parent / "extra"))).data
-    data = build.build_data(settings, build.load_tree(settings), None, False, report)
+    options = configs.typed(tiny.config(world, data__extra=str(world.parent / "extra")))
+    data = build.build_data(options, build.load_tree(options.data), None, False, report)
     dropped = int((data.left_out["reason"] == "held out of root").sum())
     assert said[-1].endswith(f"dropped as others hold them out: {dropped}")
 

@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from gzjax import files
-from gzjax import tree as trees
 from gzjax.errors import UserError
 from gzjax.run import build, command_line, recipes, recorder
 from gzjax.run import config as configs
@@ -79,20 +78,13 @@ class Run(NamedTuple):
     def results(self) -> list[dict[str, Any]]:
         """Of validation and test, with one view and many; nothing until the run is finished."""
         found = [
-            read(self.workdir / f"{recorder.result_name({'split': split, 'views': views})}.json")
+            files.read_json(
+                self.workdir / f"{recorder.result_name({'split': split, 'views': views})}.json"
+            )
             for split in ("validation", "test")
             for views in (1, VIEWS)
         ]
         return found if all(found) else []
-
-
-def read(file: Path) -> dict[str, Any]:
-    """A JSON object from a file; nothing if it is not there, or damaged."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def train(run: Run) -> None:
@@ -103,7 +95,7 @@ def train(run: Run) -> None:
     """
     file, options = run.workdir / "ablation.json", json.loads(json.dumps(run.options))
     # Without it, or with a damaged one, the command below compares the options itself.
-    if before := read(file):
+    if before := files.read_json(file):
         names = sorted(before.keys() | options.keys())
         if changed := [name for name in names if before.get(name) != options.get(name)]:
             raise UserError(
@@ -189,9 +181,9 @@ def count_training_galaxies(config: ConfigDict) -> int:
     Raises:
       UserError: something is wrong with them.
     """
-    settings = configs.typed(config).data
-    tree = trees.load(settings.tree)
-    data = build.build_data(settings, tree, files.cache_folder(), False, Report(loud=False))
+    options = configs.typed(config)
+    tree = build.load_tree(options.data)
+    data = build.build_data(options, tree, files.cache_folder(), False, Report(loud=False))
     return len(data.splits["train"])
 
 

@@ -15,7 +15,7 @@ from gzjax.data.devices import Placement
 from gzjax.models import Conventions
 from gzjax.run import build
 from gzjax.run import config as configs
-from gzjax.run.config import DataSettings, Options
+from gzjax.run.config import Options
 from gzjax.run.model import Model
 from gzjax.run.report import Report
 from gzjax.tree import Tree
@@ -56,13 +56,13 @@ class Plan(NamedTuple):
             config.batch_size = config.evaluate.batch_size = batch
             yield configs.typed(config)
 
-    def load(self, settings: DataSettings) -> Data:
-        """The galaxies that settings name.
+    def load(self, options: Options) -> Data:
+        """The galaxies that the options name.
 
         Raises:
           UserError: something is wrong with them.
         """
-        return build.build_data(settings, self.tree, self.cache, False, Report(loud=False))
+        return build.build_data(options, self.tree, self.cache, False, Report(loud=False))
 
 
 def columns(options: Options) -> Row:

@@ -30,14 +30,15 @@ MAIN = (sys.executable, "-m", "gzjax.main")
 
 def measure_input(plan: Plan) -> list[Row]:
     """The pipeline alone: from where the galaxies are, and from a pack of them."""
-    settings = configs.typed(plan.config).data
-    rows = []
+    options = configs.typed(plan.config)
+    settings, rows = options.data, []
     with tempfile.TemporaryDirectory() as folder:
-        data = {settings.kind: plan.load(settings)}
+        data = {settings.kind: plan.load(options)}
         if settings.kind != "pack":
             packing.write(Path(folder) / "pack", data[settings.kind])
-            packed = dataclasses.replace(settings, kind="pack", root=str(Path(folder) / "pack"))
-            data["pack"] = plan.load(packed)
+            pack = str(Path(folder) / "pack")  # of all catalogues, so that none is added to it
+            packed = dataclasses.replace(settings, kind="pack", root=pack, extra="", catalogues=())
+            data["pack"] = plan.load(options._replace(data=packed))
         for (kind, galaxies), batch, (threads, processes) in itertools.product(
             data.items(), plan.batches, WAYS
         ):
@@ -74,7 +75,7 @@ def rate_of(items: Iterator[Any], repeats: int) -> float:
 
 def measure_e2e(plan: Plan) -> list[Row]:
     """The real loop on real batches, against its step on a batch that is always there."""
-    data = plan.load(configs.typed(plan.config).data)
+    data = plan.load(configs.typed(plan.config))
     return [loop_of(options, plan, data) for options in plan.combinations()]
 
 

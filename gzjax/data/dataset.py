@@ -19,8 +19,6 @@ from gzjax.data.parquet import ParquetImages
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 
-HELD_OUT = "held out of"  # why a galaxy is not among those that are trained on only
-
 
 class Split(NamedTuple):
     """Which galaxies are held out; see `catalogue.split`."""
@@ -246,7 +244,7 @@ def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
             [] if member.scored else [n for n, name in enumerate(data.ids) if name in held_out]
         )
         left_out.append(
-            data.left_out_with({n: f"{HELD_OUT} {held_out[data.ids[n]]}" for n in dropped})
+            data.left_out_with({n: f"held out of {held_out[data.ids[n]]}" for n in dropped})
         )
         kept = np.setdiff1d(np.arange(len(data.ids)), dropped)
         for split, rows in splits.items():

@@ -33,6 +33,7 @@ from gzjax.data.rows import (
     any_there,
     column_names,
     cutouts_advice,
+    files_in,
     first_of,
     read_columns,
     texts,
@@ -173,7 +174,10 @@ def _of_table(
     table: pd.DataFrame, where: str, folder: str | Path, names: Iterable[object] = ()
 ) -> Listing:
     """Of a table with these and perhaps more columns: `names`, if it has been read in part."""
-    of_files, of_galaxies = _files_in(table, folder), first_of(ID_COLUMNS, table.columns)
+    of_files, of_galaxies = (
+        files_in(table, [str(folder)] * len(table)),
+        first_of(ID_COLUMNS, table.columns),
+    )
     if of_files is None:
         found = list(map(str, names or table.columns))
         raise UserError(
@@ -188,23 +192,6 @@ def _of_table(
     if of_galaxies is None:
         return Listing([name_of(file) for file in files], files)
     return Listing(texts(table[of_galaxies], row, str, Integral), files)
-
-
-def _files_in(table: pd.DataFrame, folder: str | Path) -> pd.Series | None:
-    """Of the columns of files the first of which a file is there, as training has it."""
-    subfolder = first_of(["subfolder"], table.columns)
-    columns = []
-    for name in FILE_COLUMNS:
-        column = first_of([name], table.columns)
-        if column is None:
-            continue
-        files = table[column]
-        if subfolder is not None and name == "filename":
-            files = (table[subfolder] + "/" + files).rename(column)
-        if any_there([os.path.join(folder, file) for file in files[:100] if isinstance(file, str)]):
-            return files
-        columns.append(files)
-    return columns[0] if columns else None
 
 
 def _of_arrays(pixels: np.ndarray) -> Listing:

@@ -53,7 +53,7 @@ class Rows:
             raise UserError(f"{paths[0]}: expected at least one galaxy, found none")
         self.file = np.repeat(np.arange(len(paths)), [len(frame) for frame in frames])
         self.number = np.concatenate([frame.index.to_numpy() for frame in frames])
-        self.files = self._files(texts, subfolder) if texts else None
+        self.files = self._files() if texts else None
         self.embedded = None
         if image is not None:
             self.embedded = parquet.Cells(image, tuple(map(str, paths)), self.file, self.number)
@@ -96,22 +96,14 @@ class Rows:
             )
         return values.clip(0, most)
 
-    def _files(self, columns: Sequence[str], subfolder: str | None) -> list[str]:
-        """Of the first column of which a file is there, seen from the table's folder."""
-        found: list[list[str]] = []
-        for column in columns:
-            names = self._filled(column)
-            if subfolder and column.lower() == "filename":
-                names = list(map(os.path.join, self._filled(subfolder), names))
-            folders = [str(self.paths[file].parent) for file in self.file.tolist()]
-            pairs = zip(folders, names, strict=True)
-            found.append([os.path.join(folder, name) if name else "" for folder, name in pairs])
-            if any_there(found[-1]):
-                return found[-1]
-        return found[0]
-
-    def _filled(self, column: str) -> list[str]:
-        return self.table[column].fillna("").astype(str).tolist()
+    def _files(self) -> list[str] | None:
+        """The files of images, seen from the tables' folders; "" for an empty cell."""
+        folders = [str(self.paths[file].parent) for file in self.file.tolist()]
+        column = files_in(self.table, folders)
+        if column is None:
+            return None
+        names = zip(folders, column.fillna("").tolist(), strict=True)
+        return [os.path.join(folder, name) if name else "" for folder, name in names]
 
     def _ids(self, column: str | None, header: Sequence[str]) -> list[str]:
         if column is not None:
@@ -219,6 +211,28 @@ def first_of(names: Iterable[str], header: Iterable[str]) -> str | None:
     """The column of the first of these names that is there, upper and lower case being one."""
     there = {str(name).lower(): name for name in reversed(list(header))}
     return next((there[name.lower()] for name in names if name.lower() in there), None)
+
+
+def files_in(table: pd.DataFrame, folders: Sequence[str]) -> pd.Series | None:
+    """Of the columns of files the first of which a file is there, seen from each row's folder.
+
+    A column `subfolder` stands before a `filename`. If no file is there it is the first column; if
+    there is no such column, None.
+    """
+    subfolder, found = first_of(("subfolder",), table.columns), []
+    for name in FILE_COLUMNS:
+        column = first_of((name,), table.columns)
+        if column is None:
+            continue
+        files = table[column]
+        if subfolder is not None and name == "filename":
+            files = (table[subfolder].astype(str) + "/").where(files.notna()) + files
+            files = files.rename(column)
+        first = zip(folders, files.head(100), strict=False)
+        if any_there([os.path.join(*each) for each in first if isinstance(each[1], str)]):
+            return files
+        found.append(files)
+    return found[0] if found else None
 
 
 def cutouts_advice(header: Sequence[str]) -> str:

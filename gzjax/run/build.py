@@ -16,7 +16,7 @@ from gzjax.augment import TestViews
 from gzjax.data import batches, dataset, devices
 from gzjax.data.dataset import Data, Split
 from gzjax.data.devices import Placement
-from gzjax.data.framing import FitsSettings, Framing
+from gzjax.data.framing import Framing
 from gzjax.errors import UserError, named, one_line
 from gzjax.models import Conventions, Network, Weights, pretrained
 from gzjax.run import checkpoint, recorder
@@ -79,7 +79,7 @@ def build_run(
     else:
         with named("--config.model.weights: "):
             origin = find_origin(options, tree)
-    data = build_data(options.data, tree, cache, check_images, report, options.fits)
+    data = build_data(options, tree, cache, check_images, report)
     if saved:
         data.check_same(saved["data"], workdir)
     if origin.held_out not in (None, data.held_out):
@@ -159,7 +159,7 @@ def load_data(
     """
     about = checkpoint.read_best(Path(workdir)).about
     options, tree = options_of(about, overrides, Path(workdir)), Tree.from_dict(about["tree"])
-    data = build_data(options.data, tree, cache, check_images, report, options.fits)
+    data = build_data(options, tree, cache, check_images, report)
     data.check_same(about["data"], Path(workdir))
     return data
 
@@ -318,22 +318,18 @@ def place(options: Options, *, training: bool, alone: bool = False) -> Placement
 
 
 def build_data(
-    settings: DataSettings,
-    tree: Tree,
-    cache: str | Path | None,
-    check_images: bool,
-    report: Report,
-    fits: FitsSettings = FitsSettings(),  # noqa: B008
+    options: Options, tree: Tree, cache: str | Path | None, check_images: bool, report: Report
 ) -> Data:
     """The galaxies that the options name, and no more to train on than they say.
 
     Raises:
       UserError: something is wrong with them.
     """
+    settings = options.data
     split = Split(settings.split_seed, settings.validation, settings.test)
     common: dict[str, Any] = {
         "tree": tree,
-        "framing": Framing(settings.crop, settings.canvas, fits),
+        "framing": Framing(settings.crop, settings.canvas, options.fits),
         "split": split,
     }
     if settings.kind == "sky":
@@ -379,7 +375,7 @@ def build_data(
         for name, data, each in zip(names, read, listed, strict=True)
     ]
     data = dataset.together(list(zip(read, members, strict=True)), tree)
-    dropped = data.left_out["reason"].str.startswith(dataset.HELD_OUT).sum()
+    dropped = sum(len(each.ids) for each in read) - len(data.ids)
     report.say(
         f"galaxies of catalogues that are not split, dropped as others hold them out: {dropped}"
     )

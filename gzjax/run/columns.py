@@ -100,7 +100,8 @@ def survey_columns(predicted: Predicted, tree: Tree, wanted: Wanted) -> dict[str
             name = tree.survey_columns[answer]
             for kind, values in (("fraction", fractions), *ends):
                 columns[f"{name}_{kind}"] = values[:, answer]
-        columns[f"{name.rpartition('_')[0]}_proportion-asked"] = reached
+        asked_of = tree.survey_columns[question.first].rpartition("_")[0]
+        columns[f"{asked_of}_proportion-asked"] = reached
     return columns
 
 

@@ -5,7 +5,7 @@ compared by the cosine of the angle between their features; see `gzjax.data.embe
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float16
 
-from gzjax.data import batches, listing
 from gzjax.data import embeddings as embedded
-from gzjax.data.batches import Source
+from gzjax.data import listing
+from gzjax.data.images import Framing
 from gzjax.data.listing import Listing
 from gzjax.data.paths import path_of
 from gzjax.errors import UserError
 from gzjax.run import parts as in_parts
-from gzjax.run.evaluate import stream
+from gzjax.run.evaluate import check_views
 from gzjax.run.model import Model
 from gzjax.run.parts import RANGE, Parts
 from gzjax.run.report import SILENT, Report
@@ -63,6 +63,7 @@ def embed_to_file(
     views: int | None = None,
     report: Report = SILENT,
     size: int = RANGE,
+    share: tuple[int, int] = (1, 1),
 ) -> None:
     """Embeds images into a Parquet file, or resumes where that was interrupted.
 
@@ -79,7 +80,7 @@ def embed_to_file(
     about = {"network": model.identity, "views": views}
     job = {"embeddings of": listed.digest, **about}
     in_parts.write_in_parts(
-        Parts(output, job, len(listed.ids), size),
+        Parts(output, job, len(listed.ids), size, share),
         output,
         listed.ids,
         lambda rows: _batches(model, listed, rows, views),
@@ -175,25 +176,19 @@ def anomalies(embeddings: str | Path, k: int = 50, report: Report = SILENT) -> p
 
 
 def _batches(model: Model, listed: Listing, rows: range, views: int | None) -> Iterator[Embeddings]:
-    step = model.embed_step(in_parts.check_views(model.views if views is None else views))
-    source = Source(listed.framed(model.framing), np.arange(rows.start, rows.stop))
-    reading = model.reading
-    read = batches.ordered_batches(
-        source, reading.batch_size, threads=reading.threads, processes=reading.processes
-    )
+    step = model.embed_step(check_views(model.views if views is None else views))
 
-    def seen(batch: dict[str, np.ndarray]) -> tuple[Any, ...]:
-        image = jax.device_put(batch["image"], model.placement.by_galaxy)
-        return batch["row"], batch["fault"], step(model.weights, {"image": image})
+    def see(images: Mapping[Framing, np.ndarray]) -> jax.Array:
+        image = jax.device_put(images[model.framing], model.placement.by_galaxy)
+        return step(model.weights, {"image": image})
 
-    for row, fault, features in stream(seen, read):
-        there = row >= 0  # the last batch is filled up
-        faults = [reason.decode() for reason in fault[there]]
-        ids = [listed.ids[each] for each in row[there]]
-        in_parts.check_no_outage(faults, ids[0])
+    first = rows.start
+    seen = in_parts.batches_of(listed, rows, [model.framing], model.reading, see)
+    for features, there, faults in seen:
         features = np.asarray(features[there], np.float16)
         features[[bool(reason) for reason in faults]] = np.nan
-        yield Embeddings(ids, features, faults)
+        yield Embeddings(listed.ids[first : first + len(faults)], features, faults)
+        first += len(faults)
 
 
 def _joined(ids: Sequence[str], some: Sequence[Embeddings]) -> Embeddings:

@@ -49,11 +49,9 @@ def evaluate(
     """
     models = [models] if isinstance(models, Model) else list(models)
     data = [data] if isinstance(data, Data) else list(data)
-    views = models[0].views if views is None else views
+    views = check_views(models[0].views if views is None else views)
     if split not in data[0].splits:
         raise UserError(f"split: expected one of {', '.join(data[0].splits)}, found {split!r}")
-    if views < 1:
-        raise UserError(f"views: expected 1 or more, found {views}")
     check_together(models, data)
     if len(models) > 1 and mixture == "fitted" and split == "validation":
         raise UserError(
@@ -155,6 +153,13 @@ def mixture_of(
     rows, found = predict_all(models, data, "validation", views)
     predicted = [each["fractions"] for each in found]
     return ensemble.fit_weights(predicted, data[0].observed(rows))
+
+
+def check_views(views: int) -> int:
+    """The same number of views, if it is one; else a `UserError`."""
+    if views < 1:
+        raise UserError(f"views: expected 1 or more, found {views}")
+    return views
 
 
 def check_together(models: Sequence[Model], data: Sequence[Data]) -> None:

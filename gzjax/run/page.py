@@ -60,7 +60,7 @@ def write(workdir: str | Path, model: Model, data: Data, report: Report = SILENT
     from gzjax.run import plots  # here, since matplotlib takes a while
 
     observed, predicted = np.asarray(data.observed(rows)), found["fractions"]
-    tested = Tested(rows, predicted, observed, galaxy_errors(predicted, observed))
+    tested = Tested(rows, predicted, observed, metrics.rmse_per_galaxy(predicted, observed))
     results = recorder.read_evaluations(workdir, model.step)
     if not any(_shown(result) for result in results):
         results.insert(0, evaluate.evaluate(model, data, views=1))
@@ -93,14 +93,6 @@ def write(workdir: str | Path, model: Model, data: Data, report: Report = SILENT
     with files.replacing(workdir / PAGE) as unfinished:
         unfinished.write_bytes(page)
     report.say(f"what the run shows: {workdir / PAGE}")
-
-
-def galaxy_errors(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """float64[galaxies]: the RMSE of each galaxy over its known answers, NaN where none is."""
-    known = ~np.isnan(observed)
-    errors = np.where(known, predicted.astype(np.float64) - observed, 0.0)
-    with np.errstate(invalid="ignore"):
-        return np.sqrt(np.square(errors).sum(axis=1) / known.sum(axis=1))
 
 
 def _shown(result: Mapping[str, Any]) -> bool:

@@ -18,13 +18,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
 from gzjax import files
-from gzjax.data.images import UNREACHABLE
+from gzjax.data import batches
+from gzjax.data.batches import Source
+from gzjax.data.images import UNREACHABLE, Framing
+from gzjax.data.listing import Listing
 from gzjax.errors import UserError, one_line
+from gzjax.run.evaluate import stream
+from gzjax.run.model import Reading
 from gzjax.run.report import Report
 
 # Published fractions have six digits; more would be noise.
@@ -219,11 +225,49 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
             table.to_parquet(unfinished, index=False)
 
 
-def check_views(views: int) -> int:
-    """The same number of views, if it is one; else a `UserError`."""
-    if views < 1:
-        raise UserError(f"views: expected 1 or more, found {views}")
-    return views
+def batches_of(
+    listed: Listing,
+    rows: range,
+    framings: Sequence[Framing],
+    reading: Reading,
+    see: Callable[[Mapping[Framing, np.ndarray]], Any],
+) -> Iterator[tuple[Any, np.ndarray, list[str]]]:
+    """What is seen in a range of a listing, a batch at a time, in order.
+
+    Args:
+      listed: the images.
+      rows: the range.
+      framings: in which they are read.
+      reading: how they are read.
+      see: {framing: uint8[batch, canvas, canvas, 3]} -> results on the devices.
+
+    Yields:
+      The results on the host; bool[batch], where they are of a galaxy, as the last batch is filled
+      up; and of these why an image could not be read, "" where it could.
+
+    Raises:
+      UserError: none of the images of a whole batch can be opened.
+    """
+    read = [
+        batches.ordered_batches(
+            Source(listed.framed(framing), np.arange(rows.start, rows.stop)),
+            reading.batch_size,
+            threads=reading.threads,
+            processes=reading.processes,
+        )
+        for framing in framings
+    ]
+
+    def step(canvases: Sequence[dict[str, np.ndarray]]) -> tuple[Any, ...]:
+        images = [batch["image"] for batch in canvases]
+        seen = see(dict(zip(framings, images, strict=True)))
+        return canvases[0]["row"], canvases[0]["fault"], seen
+
+    for row, fault, seen in stream(step, zip(*read, strict=True)):
+        there = row >= 0
+        faults = [reason.decode() for reason in fault[there]]
+        check_no_outage(faults, listed.ids[row[0]])
+        yield seen, there, faults
 
 
 def check_no_outage(faults: Sequence[str], first: str) -> None:

@@ -1,6 +1,6 @@
 """Vote fractions of images that nobody voted on, in memory or in a file of any size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +11,14 @@ import pyarrow
 import pyarrow.parquet
 
 from gzjax import describe, ensemble, files
-from gzjax.data import batches, listing
-from gzjax.data.batches import Source
+from gzjax.data import listing
+from gzjax.data.images import Framing
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError
 from gzjax.posterior import Posterior
 from gzjax.run import parts as in_parts
 from gzjax.run.columns import CHALLENGE, Predicted, Wanted, table_of, unwanted
-from gzjax.run.evaluate import check_same_tree, mixed_posterior, stream
+from gzjax.run.evaluate import check_same_tree, check_views, mixed_posterior
 from gzjax.run.model import Model
 from gzjax.run.parts import FORMAT, RANGE, Parts
 from gzjax.run.report import Report
@@ -102,33 +102,20 @@ def batches_of(
     Raises:
       UserError: none of the images of a whole batch can be opened.
     """
-    count = models[0].views if views is None else in_parts.check_views(views)
+    count = check_views(models[0].views if views is None else views)
     weights = ensemble.uniform_weights(len(models)) if shares is None else np.asarray(shares)
-    reading = models[0].reading
     # Models that cut out and rescale images alike share them.
     framings = list(dict.fromkeys(model.framing for model in models))
-    read = [
-        batches.ordered_batches(
-            Source(listed.framed(framing), np.arange(rows.start, rows.stop)),
-            reading.batch_size,
-            threads=reading.threads,
-            processes=reading.processes,
-        )
-        for framing in framings
-    ]
 
-    def step(canvases: Sequence[dict[str, np.ndarray]]) -> tuple[Any, ...]:
-        batch_of = dict(zip(framings, canvases, strict=True))
+    def see(images: Mapping[Framing, np.ndarray]) -> list[dict[str, jax.Array]]:
         results = []
         for model in models:
-            image = jax.device_put(batch_of[model.framing]["image"], model.placement.by_galaxy)
+            image = jax.device_put(images[model.framing], model.placement.by_galaxy)
             results.append(model.predict_step(count)(model.weights, {"image": image}))
-        return canvases[0]["row"], canvases[0]["fault"], results
+        return results
 
-    for row, fault, results in stream(step, zip(*read, strict=True)):
-        there = row >= 0  # the last batch is filled up
-        faults = [reason.decode() for reason in fault[there]]
-        in_parts.check_no_outage(faults, listed.ids[row[0]])
+    seen = in_parts.batches_of(listed, rows, framings, models[0].reading, see)
+    for results, there, faults in seen:
         fractions = ensemble.mix([result["fractions"] for result in results], weights)[there]
         believed = None
         if all(model.likely for model in models):

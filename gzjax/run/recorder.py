@@ -12,7 +12,6 @@ sessions.json               every start of the training: command, machine, how l
 
 import csv
 import io
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,17 +106,17 @@ def temperatures(workdir: Path, step: int, found: Mapping[int, float]) -> None:
 
 def read_temperatures(workdir: Path, step: int) -> dict[int, float]:
     """The temperatures of the model of a step; none where they were not fitted for it."""
+    found = files.read_json(workdir / TEMPERATURES)
     try:
-        found = json.loads((workdir / TEMPERATURES).read_text())
         views = {int(views): float(value) for views, value in found["views"].items()}
         return views if found["step"] == step else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
 def read_evaluations(workdir: Path, step: int) -> list[dict[str, Any]]:
     """The evaluations of the model of a step: test galaxies first, by networks and views."""
-    found = [_read_json(path) for path in sorted(workdir.glob("evaluate_*.json"))]
+    found = [files.read_json(path) for path in sorted(workdir.glob("evaluate_*.json"))]
     of_step = [result for result in found if result.get("step") == step and "rmse" in result]
     order = ("test", "validation", "train")
     return sorted(of_step, key=lambda r: (order.index(r["split"]), r["networks"], r["views"]))
@@ -125,17 +124,8 @@ def read_evaluations(workdir: Path, step: int) -> list[dict[str, Any]]:
 
 def read_sessions(workdir: Path) -> list[dict[str, Any]]:
     """Every start of a training; none where that was not recorded."""
-    found = _read_json(workdir / SESSIONS).get("sessions")
+    found = files.read_json(workdir / SESSIONS).get("sessions")
     return found if isinstance(found, list) else []
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a file holds; nothing if it is missing or damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def result_name(result: Mapping[str, Any]) -> str:

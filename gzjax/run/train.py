@@ -256,11 +256,9 @@ def pack(
     if jax.process_count() > 1:
         raise UserError("--mode pack: expected one process; it uses all cores of its machine")
     options = configs.typed(config)
-    settings = options.data
-    if settings.kind == "pack":
+    if options.data.kind == "pack":
         raise UserError("--config.data.kind: expected sky or folder to be packed, found pack")
-    tree = build.load_tree(settings)
-    data = build.build_data(settings, tree, cache, check_images, report, options.fits)
+    data = build.build_data(options, build.load_tree(options.data), cache, check_images, report)
     with report.task(f"packing galaxies into {folder}") as progress:
         packing.write(folder, data, progress=progress)
     packed = packs.read(folder, tree=data.tree, framing=data.framing)
