@@ -3,7 +3,7 @@
 Training sees a random view of each galaxy; prediction averages over its test-time views. The sky
 has no up and no mirror, so a galaxy rotated, flipped or slightly nearer is as good a galaxy.
 Rotation, zoom, shift and flip are one affine map, so the stored canvas is resampled once, straight
-to the size that the network sees. Everything is a pure function of (key, images).
+to the size that the network sees (`gzjax.warp`). Everything is a pure function of (key, images).
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Num, PRNGKeyArray, UInt8
 
+from gzjax import warp
 from gzjax.settings import Settings, number, switch
 
 Canvases = UInt8[Array, "batch canvas canvas 3"]
@@ -132,51 +133,6 @@ def grid_maps(
     return np.asarray(maps, np.float32)
 
 
-def warp(
-    images: Num[Array, "batch height width channels"],
-    maps: Float[Array, "batch 2 3"],
-    size: int,
-    oversample: int = 1,
-) -> Float32[Array, "batch {size} {size} channels"]:
-    """Resamples each image through its affine map, bilinearly; outside, its edge is repeated.
-
-    From values in [0, 255] to values in [0, 1], and from the canvas's pixels to `size` a side.
-    `oversample` points are averaged each way within a pixel of the result: where it has fewer
-    pixels than the part of the canvas that it shows, this keeps fine structure from aliasing.
-    """
-    height, width, channels = images.shape[1:]
-    pixels = images.reshape(len(images), height * width, channels)
-
-    def pick(row: jax.Array, column: jax.Array) -> jax.Array:
-        flat = (row * width + column).reshape(len(images), size * size, 1)
-        picked = jnp.take_along_axis(pixels, flat, axis=1, mode="promise_in_bounds")
-        return picked.reshape(len(images), size, size, channels).astype(jnp.float32)
-
-    def sample(below: float, right: float) -> jax.Array:
-        """The image at one point of every pixel: its centre, moved by parts of a pixel."""
-        steps = 2 * jnp.arange(size, dtype=jnp.float32) + 1
-        x, y = (steps + 2 * right) / size - 1, (steps + 2 * below) / size - 1
-        ones = jnp.ones((size, size), jnp.float32)
-        grid = jnp.stack([ones * x[None, :], ones * y[:, None], ones], axis=-1)
-        # Full float32: a coordinate rounded to bfloat16 would be off by a pixel.
-        canvas = jnp.einsum("bij,yxj->ibyx", maps, grid, precision=jax.lax.Precision.HIGHEST)
-        column = jnp.clip((canvas[0] + 1) * (width / 2) - 0.5, 0, width - 1)
-        row = jnp.clip((canvas[1] + 1) * (height / 2) - 0.5, 0, height - 1)
-        first, top = jnp.floor(column), jnp.floor(row)
-        right_part, lower_part = (column - first)[..., None], (row - top)[..., None]
-        first, top = first.astype(jnp.int32), top.astype(jnp.int32)
-        last, bottom = jnp.minimum(first + 1, width - 1), jnp.minimum(top + 1, height - 1)
-        upper = pick(top, first) * (1 - right_part) + pick(top, last) * right_part
-        lower = pick(bottom, first) * (1 - right_part) + pick(bottom, last) * right_part
-        return upper * (1 - lower_part) + lower * lower_part
-
-    # One image of the final size after another, rather than one large one: what is added up stays
-    # small enough for a processor's cache.
-    places = [(2 * place + 1) / (2 * oversample) - 0.5 for place in range(oversample)]
-    total = sum(sample(below, right) for below in places for right in places)
-    return jnp.asarray(total) / (255 * oversample**2)
-
-
 def shift_colours(key: PRNGKeyArray, images: Images, deviation: float) -> Images:
     """Shifts all pixels of an image alike, along the principal components of galaxies' colours.
 
@@ -217,13 +173,13 @@ def mapped(
     size: int,
     widest: float,
 ) -> Float32[Array, "batch {size} {size} channels"]:
-    """`warp`, with as many points averaged within a pixel as needed not to alias.
+    """`warp.resample`, with as many points averaged within a pixel as needed not to alias.
 
     `widest` is the largest side that any of the maps shows, as a fraction of the canvas's side.
     """
     # Up to a quarter more pixels than points are left to the bilinear weights.
     oversample = max(1, math.ceil(widest * images.shape[1] / size - 0.25))
-    return warp(images, maps, size, oversample)
+    return warp.resample(images, maps, size, oversample)
 
 
 def upright_view(images: Canvases, field: float, size: int) -> Views:

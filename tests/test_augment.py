@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gzjax import augment
+from gzjax import augment, warp
 from gzjax.augment import Augmentation
 from gzjax.errors import UserError
 
@@ -59,7 +59,7 @@ def test_the_upright_view_of_the_whole_canvas_is_the_canvas(images):
     found = augment.upright_view(images, 1.0, 24)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, scaled(images), rtol=1e-6)
-    warped = augment.warp(images, augment.upright_maps(3), 24)
+    warped = warp.resample(images, augment.upright_maps(3), 24)
     np.testing.assert_allclose(warped, found, atol=1e-6)
 
 
@@ -79,10 +79,10 @@ def test_the_upright_view_of_a_field_is_its_centre(images):
 
 
 def test_quarter_turns_and_mirrors_move_pixels_exactly(images):
-    turned = augment.warp(images, quarter_turn(), 24)
+    turned = warp.resample(images, quarter_turn(), 24)
     expected = np.rot90(scaled(images), 1, axes=(1, 2))
     np.testing.assert_allclose(turned, expected, atol=1e-5)
-    mirrored = augment.warp(images, jnp.asarray([[[-1.0, 0, 0], [0, 1.0, 0]]] * 3), 24)
+    mirrored = warp.resample(images, jnp.asarray([[[-1.0, 0, 0], [0, 1.0, 0]]] * 3), 24)
     np.testing.assert_allclose(mirrored, scaled(images)[:, :, ::-1], atol=1e-5)
 
 
@@ -91,7 +91,7 @@ def test_warp_matches_scipy(images, seed):
     maps = augment.sample_maps(
         jax.random.key(seed), 3, Augmentation(0.7, rotate=180, zoom=1.3, shift=0.05, flip=True)
     )
-    found = np.asarray(augment.warp(images, maps, 16))
+    found = np.asarray(warp.resample(images, maps, 16))
     for number in range(3):
         linear, shift = np.asarray(maps[number, :, :2]), np.asarray(maps[number, :, 2])
         # scipy works in (row, column) pixels; ours in (x, y) half-sides from the centre.
@@ -202,7 +202,7 @@ def test_a_random_view_is_warped_then_coloured_then_erased(images):
     map_key, colour_key, erase_key = jax.random.split(jax.random.key(7), 3)
     settings = dataclasses.replace(FULL, zoom=1.5, erase=1.0)
     # The largest view shows 1.2 times the canvas, so 3 points a pixel each way; 0.8 would have 2.
-    shown = augment.warp(images, augment.sample_maps(map_key, 3, settings), 12, 3)
+    shown = warp.resample(images, augment.sample_maps(map_key, 3, settings), 12, 3)
     coloured = augment.shift_colours(colour_key, shown, 0.2)
     expected = augment.erase_rectangles(erase_key, coloured, 1.0)
     assert abs(shown - coloured).max() > 0.01
@@ -227,13 +227,13 @@ def test_a_shrinking_view_is_antialiased():
 def test_as_many_points_a_pixel_as_the_view_shrinks(images, widest, size, points):
     maps = augment.upright_maps(3, 0.9)
     np.testing.assert_array_equal(
-        augment.mapped(images, maps, size, widest), augment.warp(images, maps, size, points)
+        augment.mapped(images, maps, size, widest), warp.resample(images, maps, size, points)
     )
 
 
 def test_beyond_the_edge_the_edge_goes_on(images):
     far = jnp.asarray([[[1.0, 0, 9.0], [0, 1.0, 0]]] * 3)
-    found = augment.warp(images, far, 24)
+    found = warp.resample(images, far, 24)
     np.testing.assert_allclose(found, scaled(images)[:, :, -1:].repeat(24, 2), atol=1e-5)
 
 
@@ -321,6 +321,6 @@ def test_rectangles_of_the_asked_area_are_blackened_in_the_asked_part(compiled, 
 
 
 def test_oversampling_averages_points_within_a_pixel(images):
-    fine = np.asarray(augment.warp(images, augment.upright_maps(3), 24))
-    coarse = np.asarray(augment.warp(images, augment.upright_maps(3), 12, oversample=2))
+    fine = np.asarray(warp.resample(images, augment.upright_maps(3), 24))
+    coarse = np.asarray(warp.resample(images, augment.upright_maps(3), 12, oversample=2))
     np.testing.assert_allclose(coarse, fine.reshape(3, 12, 2, 12, 2, 3).mean((2, 4)), atol=1e-5)
