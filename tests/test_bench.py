@@ -45,7 +45,11 @@ def clock(monkeypatch):
 
 def flags_of(world, **given):
     """Values of the command's flags; two underscores in an option's name are a dot."""
-    own = {"models": [], "sizes": [], "batches": [], "dtypes": [], "repeats": 2, "output": ""}
+    own = {
+        **{name: [] for name in ("models", "sizes", "batches", "dtypes", "topologies")},
+        "repeats": 2,
+        "output": "",
+    }
     options = {name: value for name, value in given.items() if name not in own}
     return types.SimpleNamespace(
         config=tiny.config(world, **options),
@@ -577,6 +581,15 @@ def test_figures_have_three_significant_digits():
     assert [bench.cell(value) for value in (12345.6, 100.0, 99.96, 0.01234, 8, "x")] == [
         "12,346", "100", "100", "0.0123", "8", "x"
     ]  # fmt: skip
+
+
+def test_many_figures_are_printed_below_each_other():
+    few, many = ({str(number): number for number in range(count)} for count in (16, 17))
+    assert len(bench.table("", [few, few]).columns) == 16
+    shown = bench.table("", [many, many])
+    assert [list(column.cells) for column in shown.columns] == [
+        [str(number) for number in range(1, 17)]
+    ] * 3
 
 
 def test_help_names_every_subject():

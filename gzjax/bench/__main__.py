@@ -8,10 +8,11 @@
     start     seconds until the first step
     scaling   what devices exchange, with 1, 2, 4 and 8 of them
     peer      the same network in PyTorch, if it is there (tests/requirements-parity.txt)
+    compile   programs for machines that are not there (--topologies), and what bounds their speed
 
-Without subjects: all. Galaxies, views and optimiser are the recipe's (--config), by default the
-synthetic sky's, so nothing has to be there. Figures are medians of --repeats after a warm-up; what
-is compared is measured in turns.
+Without subjects: all but the last. Galaxies, views and optimiser are the recipe's (--config), by
+default the synthetic sky's, so nothing has to be there. Figures are medians of --repeats after a
+warm-up; what is compared is measured in turns.
 """
 
 import os
@@ -29,7 +30,7 @@ from rich.table import Table
 
 from gzjax import files
 from gzjax import tree as trees
-from gzjax.bench import compute, peer, runs, timing
+from gzjax.bench import compute, peer, runs, timing, topologies
 from gzjax.bench.plan import Plan, Row
 from gzjax.errors import UserError, named
 from gzjax.run import command_line
@@ -44,7 +45,9 @@ SUBJECTS: dict[str, Callable[[Plan], list[Row]]] = {
     "start": runs.measure_start,
     "scaling": compute.measure_scaling,
     "peer": peer.measure_peer,
+    "compile": topologies.measure_compiled,
 }
+WIDEST = 16  # figures beside each other in a table
 
 
 def define_flags() -> None:
@@ -54,6 +57,7 @@ def define_flags() -> None:
     flags.DEFINE_list("sizes", [], "Pixels a side of what they see; default: the recipe's.")
     flags.DEFINE_list("batches", [], "Galaxies a batch; default: the recipe's.")
     flags.DEFINE_list("dtypes", [], "float32 or bfloat16; default: the recipe's.")
+    flags.DEFINE_list("topologies", [], "What to compile for: v5e:2x2, v5e:16x16, h100, h100:8.")
     flags.DEFINE_integer("repeats", 7, "Of every measurement.", 1)
     flags.DEFINE_string("output", "", "A JSON file to write the figures to, too.")
 
@@ -87,6 +91,8 @@ def run(subjects: Sequence[str], options: Any, recipe: str) -> None:
     if output and not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no such folder to write to")
     plan = plan_of(options)
+    if plan.topologies:
+        topologies.use_no_device()
     machine = {
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "cores": timing.cores(),
@@ -101,7 +107,7 @@ def run(subjects: Sequence[str], options: Any, recipe: str) -> None:
         console = Console(width=132)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), markup=False)
     figures: dict[str, Any] = {"machine": machine}
-    for name in subjects or SUBJECTS:
+    for name in subjects or [name for name in SUBJECTS if name != "compile"]:
         try:
             figures[name] = SUBJECTS[name](plan)
         except peer.Missing as error:
@@ -133,6 +139,7 @@ def plan_of(options: Any) -> Plan:
         tree=tree,
         cache=files.cache_folder(),
         repeats=options.repeats,
+        topologies=options.topologies,
     )
     list(plan.combinations())  # says what is not allowed
     return plan
@@ -151,10 +158,13 @@ def whole_numbers(name: str, values: Sequence[str]) -> list[int]:
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
-    """Rows as a table to print."""
-    shown = Table(*rows[0], title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for row in rows:
-        shown.add_row(*map(cell, row.values()))
+    """Rows as a table to print; many figures below each other, a column for each row."""
+    lines = [list(rows[0]), *(list(map(cell, row.values())) for row in rows)]
+    if len(rows[0]) > WIDEST:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    shown = Table(*lines[0], title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for line in lines[1:]:
+        shown.add_row(*line)
     return shown
 
 

@@ -1,7 +1,7 @@
 """What is measured: a recipe's own parts, in each combination of network, size, batch and type."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from gzjax.bench import timing
 from gzjax.data.dataset import Data
 from gzjax.data.devices import Placement
-from gzjax.models import Conventions
+from gzjax.models import Conventions, convolution
 from gzjax.run import build
 from gzjax.run import config as configs
 from gzjax.run.config import Options
-from gzjax.run.model import Model
+from gzjax.run.model import Model, Training
 from gzjax.run.report import Report
 from gzjax.tree import Tree
 
@@ -31,6 +31,7 @@ class Plan(NamedTuple):
     tree: of the answers.
     cache: folder for rendered skies.
     repeats: of every measurement.
+    topologies: machines to compile for, such as v5e:2x2; see `topologies`.
     """
 
     config: ConfigDict
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     tree: Tree
     cache: Path
     repeats: int
+    topologies: Sequence[str] = ()
 
     def combinations(self) -> Iterator[Options]:
         """The recipe, with each combination of network, size, batch and type.
@@ -76,22 +78,54 @@ def columns(options: Options) -> Row:
 
 
 def model_of(options: Options, tree: Tree, placement: Placement) -> Model:
-    """A model without weights."""
-    network = build.build_network(options, tree, Conventions())
+    """A model without weights, in the form that suits the devices, which need not be there."""
+    (first, *_) = placement.replicated.mesh.devices.flat
+    method = convolution.fastest_method(first.platform)
+    network = build.build_network(options, tree, Conventions(), depthwise=method)
     return build.build_model(options, tree, network, placement)
 
 
-def random_batch(options: Options, tree: Tree, placement: Placement) -> dict[str, jax.Array]:
-    """A training batch of noise, on the devices; see `steps.train_step`."""
-    generator = np.random.default_rng(0)
+def training_of(options: Options, model: Model) -> Training:
+    """Of galaxies enough for one update; how many there are changes no step's cost."""
+    galaxies = options.run.batch_size * options.optim.accumulate
+    return build.build_training(options, model.network, galaxies)
+
+
+def abstract_batch(options: Options, tree: Tree, placement: Placement) -> dict[str, Any]:
+    """The shapes of a training batch, and where it lies; see `steps.train_step`."""
     batch, canvas = options.run.batch_size, options.data.canvas
     arrays = {
+        "votes": ((batch, tree.size), np.float32),
+        "image": ((batch, canvas, canvas, 3), np.uint8),
+        "row": ((batch,), np.int32),
+        "mask": ((batch,), np.float32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.by_galaxy)
+        for name, (shape, dtype) in arrays.items()
+    }
+
+
+def random_batch(options: Options, tree: Tree, placement: Placement) -> dict[str, jax.Array]:
+    """A training batch of noise, on the devices."""
+    generator = np.random.default_rng(0)
+    like = abstract_batch(options, tree, placement)
+    batch = options.run.batch_size
+    arrays = {
         "votes": 40 * generator.dirichlet(np.ones(tree.size), batch).astype(np.float32),
-        "image": generator.integers(0, 255, (batch, canvas, canvas, 3), np.uint8),
+        "image": generator.integers(0, 255, like["image"].shape, np.uint8),
         "row": np.arange(batch, dtype=np.int32),
         "mask": np.ones(batch, np.float32),
     }
     return jax.device_put(arrays, placement.by_galaxy)
+
+
+def lower_train_step(options: Options, tree: Tree, placement: Placement) -> jax.stages.Lowered:
+    """The train step, lowered for devices that need not be there."""
+    model = model_of(options, tree, placement)
+    training = training_of(options, model)
+    batch = abstract_batch(options, tree, placement)
+    return training.step(model).lower(training.abstract_state(model), batch)
 
 
 class Step:
@@ -109,13 +143,11 @@ class Step:
     def __init__(self, options: Options, tree: Tree, placement: Placement | None = None):
         self.placement = placement or build.place(options, training=True)
         model = model_of(options, tree, self.placement)
-        # Of galaxies enough for one update; how many there are changes no step's cost.
-        galaxies = options.run.batch_size * options.optim.accumulate
-        self.training = build.build_training(options, model.network, galaxies)
+        self.training = training_of(options, model)
         self.state = self.training.initial_state(model, lambda drawn: drawn)
         self.batch = random_batch(options, tree, self.placement)
         began = timing.now()
-        self.compiled: Any = self.training.step(model).lower(self.state, self.batch).compile()
+        self.compiled: Any = lower_train_step(options, tree, self.placement).compile()
         self.compile_seconds = timing.now() - began
 
     def __call__(self) -> Any:

@@ -397,7 +397,9 @@ def _with_fewer(data: Data, settings: DataSettings) -> Data:
     return data.with_fewer(fewer, settings.split_seed) if fewer else data
 
 
-def build_network(options: Options, tree: Tree, conventions: Conventions) -> Network:
+def build_network(
+    options: Options, tree: Tree, conventions: Conventions, *, depthwise: str = "auto"
+) -> Network:
     """The network, which does everything the way that its weights were trained."""
     return models.build(
         options.model.name,
@@ -407,6 +409,7 @@ def build_network(options: Options, tree: Tree, conventions: Conventions) -> Net
         stochastic_depth=options.model.stochastic_depth,
         frozen=options.optim.freeze,
         conventions=conventions,
+        depthwise=depthwise,
     )
 
 
