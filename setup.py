@@ -12,6 +12,7 @@ setup(
     extras_require={
         **{kind: [f"jax[{kind}]"] for kind in ("cuda12", "cuda13", "tpu")},
         "fits": ["astropy>=7,<9"],
+        "umap": ["umap-learn>=0.5.7,<1"],
         "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
     },
 )

@@ -164,6 +164,26 @@ def load_data(
     return data
 
 
+def describe_run(
+    config: ConfigDict, overrides: Mapping[str, Any], workdir: Path | None
+) -> tuple[Tree, Framing]:
+    """The tree of a config, or of the run in a workdir, and how images are cut out.
+
+    Raises:
+      UserError: a fault in the options, or no run in the workdir.
+    """
+    if workdir is None:
+        options = configs.typed(config)
+        return load_tree(options.data), framing_of(options)
+    about = checkpoint.read_best(workdir).about
+    return Tree.from_dict(about["tree"]), framing_of(options_of(about, overrides, workdir))
+
+
+def framing_of(options: Options) -> Framing:
+    """How images become canvases."""
+    return Framing(options.data.crop, options.data.canvas, options.fits)
+
+
 def options_of(
     about: Mapping[str, Any], overrides: Mapping[str, Any] | None, workdir: Path
 ) -> Options:
@@ -329,7 +349,7 @@ def build_data(
     split = Split(settings.split_seed, settings.validation, settings.test)
     common: dict[str, Any] = {
         "tree": tree,
-        "framing": Framing(settings.crop, settings.canvas, options.fits),
+        "framing": framing_of(options),
         "split": split,
     }
     if settings.kind == "sky":
@@ -419,7 +439,7 @@ def build_model(options: Options, tree: Tree, network: Network, placement: Place
         tree=tree,
         activation=options.loss.activation,
         likely=options.loss.likely,
-        framing=Framing(data.crop, data.canvas, options.fits),
+        framing=framing_of(options),
         image_size=options.model.image_size,
         test_views=TestViews(field=views.field, zoom=views.zoom, at_once=evaluate.views_at_once),
         views=evaluate.views,
