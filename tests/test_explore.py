@@ -192,6 +192,8 @@ def test_neighbours_are_the_nearest_others(tmp_path, monkeypatch):
     features[7] = features[3]  # a copy
     names = [name for name in found.ids if name != "0005"][::-1]
     rows = [found.ids.index(name) for name in names]
+    names.insert(4, "of another table")
+    rows.insert(4, 0)
     table = embeddings.table(names, features[rows], [""] * len(names))
     embeddings.write(tmp_path / "e.parquet", [table], {})
     alike = explore.find_alike(found, tmp_path / "e.parquet", "pca")
@@ -306,6 +308,9 @@ def test_the_page_holds_the_predictions(explored, given):
     text = explored.read_text()
     page = Page(text)
     assert page.all("html") == [{"lang": "en"}]
+    policy = next(each["content"] for each in page.all("meta") if "http-equiv" in each)
+    assert policy.startswith("default-src 'none'; img-src data: 'self' file:; style-src")
+    assert "script-src 'sha256-" in policy
     assert f"{NUMBER} galaxies with predicted answers to the tree toy" in page.text
     assert "drawn at random" not in page.text
     assert "2 without a picture" in page.text

@@ -19,7 +19,7 @@ from gzjax.data.devices import Placement
 from gzjax.data.framing import Framing
 from gzjax.errors import UserError, named, one_line
 from gzjax.models import Conventions, Network, Weights, pretrained
-from gzjax.run import checkpoint, recorder
+from gzjax.run import checkpoint, recorder, trackers
 from gzjax.run import config as configs
 from gzjax.run.config import DataSettings, Options
 from gzjax.run.model import Model, Reading, Training
@@ -36,6 +36,7 @@ class Run(NamedTuple):
     begin: weights drawn at random -> those to start from.
     about: what the run is, to be saved with each checkpoint.
     on_device: whether the devices hold all images.
+    trackers: what records the training.
     """
 
     model: Model
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     begin: Callable[[Weights], Weights]
     about: dict[str, Any]
     on_device: bool
+    trackers: tuple[str, ...]
 
 
 def build_run(
@@ -72,6 +74,8 @@ def build_run(
     tree = load_tree(options.data)
     with named("--config.loss."):
         options.loss.check_tree(tree)
+    with named("--config.log.trackers: "):
+        trackers.check(options.log.trackers)
     placement = place(options, training=True)
     if saved:
         check_same_run(saved, config, tree, workdir)
@@ -105,6 +109,7 @@ def build_run(
             "processes": jax.process_count(),
         },
         on_device=options.data.on_device,
+        trackers=options.log.trackers,
     )
 
 

@@ -103,13 +103,8 @@ def read(path: Path, trees: Sequence[Tree], most: int, seed: int = 0) -> Predict
 
 
 def _tree_of(header: Sequence[str], trees: Sequence[Tree]) -> Tree | None:
-    """The tree most of whose answers are there, of equals that with fewest others."""
-
-    def fits(tree: Tree) -> tuple[int, float]:
-        found = len(_there(tree, header))
-        return found, found / len(tree.questions)
-
-    best = max(trees, key=fits, default=None)
+    """The tree most of whose questions are there, of equals the first."""
+    best = max(trees, key=lambda tree: len(_there(tree, header)), default=None)
     return best if best is not None and _there(best, header) else None
 
 

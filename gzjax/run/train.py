@@ -88,7 +88,10 @@ def train(
                 "devices": devices.describe_devices(),
                 "versions": f"gzjax {__version__}, jax {jax.__version__}",
             }
-            journey.recorder = stack.enter_context(Recorder(workdir, newest or 0, session))
+            options = dict(configs.flatten(config))
+            journey.recorder = stack.enter_context(
+                Recorder(workdir, newest or 0, session, run.trackers, options)
+            )
         model = journey.train(newest)
     if model is not None:
         page.write(workdir, model, run.data, report)
