@@ -1,6 +1,7 @@
 """The command line: `gzjax --config sky`, or `python -m gzjax.main --config configs/sky.py`.
 
     --mode train      trains, or resumes training, and tests at the end (the default)
+    --mode show       says what would be trained, and what a step costs; trains nothing
     --mode evaluate   tests the best checkpoint of --workdir again, or of several together
     --mode report     writes the page of a run again, WORKDIR/report.html
     --mode predict    writes the vote fractions of --images into the table --output
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from gzjax.run.report import Report
 
 MODES = (
-    *("train", "evaluate", "report", "predict", "embed", "similar", "anomalies", "explore"),
+    *("train", "show", "evaluate", "report", "predict", "embed", "similar", "anomalies", "explore"),
     "pack",
 )
 # Flags that they cannot do without.
@@ -89,6 +90,9 @@ flags.DEFINE_string(
     "part", "1/1", "Of several processes that predict into one output: 2/8 is the second of eight."
 )
 flags.DEFINE_integer("range", 4096, "Images predicted between two savings.", 1)
+flags.DEFINE_string(
+    "profile", "", "Training steps to trace into WORKDIR/profile: 10:15 are these six."
+)
 flags.DEFINE_string("pack", "", "Folder of the pack that is written.")
 flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
 flags.DEFINE_string(
@@ -106,7 +110,7 @@ def run() -> None:
     # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax.run import columns, evaluate, page, parts, predict, recorder, train
+    from gzjax.run import columns, evaluate, page, parts, predict, recorder, show, train
     from gzjax.run.build import load, load_data
     from gzjax.run.report import Report
 
@@ -120,11 +124,15 @@ def run() -> None:
     workdirs = [command_line.path(name) for name in given.workdir or [default_workdir()]]
     data_options = {"cache": cache, "check_images": given.check_images, "report": report}
 
-    if given.mode == "train":
+    if given.mode in ("train", "show"):
         if len(workdirs) > 1:
             raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
+        if given.mode == "show":
+            show.show(given.config, workdirs[0], **data_options)
+            return
         typed = shlex.join(["gzjax", *sys.argv[1:]])
-        train.train(given.config, workdirs[0], command=typed, **data_options)
+        traced = command_line.steps(given.profile, "--profile") if given.profile else None
+        train.train(given.config, workdirs[0], command=typed, traced=traced, **data_options)
         return
     if given.mode == "pack":
         if not given.pack:

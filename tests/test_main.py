@@ -76,6 +76,10 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     """Training, evaluation, prediction, packing, by one or two runs, as people type them."""
     monkeypatch.chdir(tmp_path)
     common = ["--cache", tmp_path / "cache"]
+    status, said, wrong = invoke("--config", recipe, "--mode", "show", *common)
+    assert (status, wrong) == (0, "")
+    assert "optim.learning_rate" in said
+    assert not (tmp_path / "runs").exists()
     status, said, wrong = invoke("--config", recipe, *common)
     assert (status, wrong) == (0, "")
     assert "real galaxies" in said
@@ -242,6 +246,8 @@ MISTAKES = [
         ["--mode", "anomalies", "--embeddings", "e.parquet", "--output", "a.csv"],
         "e.parquet: no such file; expected what --mode embed wrote",
     ),
+    (["--profile", "5"], "--profile: expected such as 10:15, found 5"),
+    (["--config.log.trackers=('paper',)"], "--config.log.trackers: expected some of tensorboard"),
     (["--mode", "explore", "--output", "x.html"], "expected --predictions, too"),
     (
         ["--mode", "explore", "--output", "x.html", "--predictions", "no.csv"],

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from rich.table import Table
+from rich import box
+from rich.table import Column, Table
 
+from gzjax.data import batches
+from gzjax.models import Network
 from gzjax.run import build
 from gzjax.run import config as configs
 from gzjax.run.build import Run
@@ -17,7 +20,7 @@ from gzjax.run.checkpoint import Checkpoints
 from gzjax.run.report import Report
 
 # What the compiler says of a program: of all, in words.
-COSTS = ("FLOPs", "bytes moved", "arguments", "results", "temporary")
+COSTS = ("FLOPs", "bytes moved", "bytes of arguments", "of results", "temporary")
 
 
 def show(
@@ -42,13 +45,13 @@ def show(
     report.say(f"workdir {workdir}: {'a new run' if saved is None else 'a run to be resumed'}")
     report.table(options(config))
     report.table(galaxies(run))
-    report.table(parameters(run))
+    report.table(parameters(run.model.network, configs.typed(config).optim.freeze))
     report.table(costs(run))
 
 
 def options(config: ConfigDict) -> Table:
     """Every option, and its default where it differs."""
-    table = Table("option", "value", "default", title="options")
+    table = _table("option", "value", "default")
     defaults = dict(configs.flatten(configs.default()))
     for name, value in sorted(configs.flatten(config)):
         changed = value != defaults[name]
@@ -61,10 +64,20 @@ def galaxies(run: Run) -> Table:
     data = run.data
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
     caption = f"{len(data.ids)} galaxies ({data.label}): {sizes}"
-    table = Table("first batch", "dtype", "shape", "from", "to", title="data", caption=caption)
-    source = data.source("train")
-    rows = np.arange(min(run.training.batch_size, len(source)))
-    for name, array in source.batch(rows).items():
+    table = _table("first batch", "dtype", "shape", "from", "to", caption=caption)
+    training, reading = run.training, run.model.reading
+    batch = next(
+        iter(
+            batches.training_batches(
+                data.source("train"),
+                training.batch_size,
+                training.seed,
+                threads=reading.threads,
+                processes=reading.processes,
+            )
+        )
+    )
+    for name, array in batch.items():
         ends = ["", ""]
         if np.issubdtype(array.dtype, np.number):
             ends = [f"{end:g}" for end in (np.nanmin(array), np.nanmax(array))]
@@ -72,11 +85,10 @@ def galaxies(run: Run) -> Table:
     return table
 
 
-def parameters(run: Run) -> Table:
-    """The parameters by stage, and which of them are trained."""
-    network, freeze = run.model.network, run.freeze
+def parameters(network: Network, freeze: int) -> Table:
+    """The parameters by stage, and which of them are trained: none of the first `freeze`."""
     weights = jax.eval_shape(network.init, jax.random.key(0))
-    table = Table("stage", "arrays", "parameters", "trained", title="parameters")
+    table = _table("stage", "arrays", "parameters", "trained", numbers=True)
     total, moving = 0, 0
     for name in sorted(weights.params, key=lambda name: (network.depth_of(name), name)):
         leaves = jax.tree.leaves(weights.params[name])
@@ -93,16 +105,16 @@ def costs(run: Run) -> Table:
     model, training = run.model, run.training
     state = training.abstract_state(model)
     steps = {
-        f"training, {training.batch_size} galaxies": training.step(model).lower(
+        f"train, batch {training.batch_size}": training.step(model).lower(
             state, _batch(run, training.batch_size, votes=True)
         )
     }
     for views in sorted({1, model.views}):
         size = model.reading.batch_size
-        name = f"prediction, {size} galaxies, {views} view{'s' * (views != 1)}"
+        name = f"predict, batch {size}, {views} view{'s' * (views != 1)}"
         step: Any = model.predict_step(views)
         steps[name] = step.lower(state.weights, _batch(run, size, votes=False))
-    table = Table("step, on each device", *COSTS, title="costs")
+    table = _table("step, on each device", *COSTS, numbers=True)
     for name, lowered in steps.items():
         table.add_row(name, *(_shown(value) for value in cost_of(lowered.compile()).values()))
     return table
@@ -116,6 +128,16 @@ def cost_of(compiled: jax.stages.Compiled) -> dict[str, float | None]:
         getattr(memory, f"{kind}_size_in_bytes", None) for kind in ("argument", "output", "temp")
     ]
     return dict(zip(COSTS, (said.get("flops"), said.get("bytes accessed"), *sizes), strict=True))
+
+
+def _table(first: str, *others: str, numbers: bool = False, caption: str | None = None) -> Table:
+    table = Table(
+        Column(first, no_wrap=True), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption
+    )
+    table.caption_justify = "left"
+    for heading in others:
+        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+    return table
 
 
 def _batch(run: Run, size: int, *, votes: bool) -> dict[str, jax.ShapeDtypeStruct]:

@@ -107,8 +107,8 @@ class Mlflow:
         import mlflow
 
         self.client = mlflow.MlflowClient()
-        self.run = files.read_json(workdir / REMEMBERED).get("mlflow")
-        if self.run is not None:
+        self.run: str = files.read_json(workdir / REMEMBERED).get("mlflow", "")
+        if self.run:
             self.client.update_run(self.run, "RUNNING")
             return
         experiment = self.client.get_experiment_by_name(PROJECT)
