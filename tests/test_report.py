@@ -95,7 +95,9 @@ def test_what_is_measured_is_written(tmp_path, result):
 
 def test_events_past_the_resumed_step_are_purged(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(trackers, "SummaryWriter", lambda folder, **options: asked.append(options))
+    monkeypatch.setattr(
+        "tensorboardX.SummaryWriter", lambda folder, **options: asked.append(options)
+    )
     Recorder(tmp_path, 7)
     assert asked == [{"purge_step": 8}]
 

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tensorboardX import SummaryWriter
-
 from gzjax import files
 from gzjax.errors import UserError
 
@@ -58,6 +56,8 @@ class TensorBoard:
     """Event files in `tensorboard/`."""
 
     def __init__(self, workdir: Path, start: int, options: Mapping[str, Any]):
+        from tensorboardX import SummaryWriter  # here, since it takes a while
+
         self.events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
