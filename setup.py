@@ -12,6 +12,9 @@ setup(
     extras_require={
         **{kind: [f"jax[{kind}]"] for kind in ("cuda12", "cuda13", "tpu")},
         "fits": ["astropy>=7,<9"],
+        "wandb": ["wandb>=0.18,<1"],
+        "mlflow": ["mlflow-skinny>=3,<4"],
+        "umap": ["umap-learn>=0.5.7,<1"],
         "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
     },
 )

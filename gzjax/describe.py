@@ -34,8 +34,8 @@ def most_likely(fractions: Float[np.ndarray, "galaxies answers"], tree: Tree) ->
     return pd.DataFrame(columns)
 
 
-def morphology(chosen: Sequence[int], tree: Tree) -> str:
-    """What a galaxy looks like, such as `spiral, barred, 2 arms, tight winding, obvious bulge`.
+def morphology(chosen: Sequence[int], tree: Tree) -> tuple[str, ...]:
+    """What a galaxy looks like, such as `spiral`, `barred`, `2 arms`, `obvious bulge`.
 
     Follows the most likely answers down the tree, as far as the questions are reached.
 
@@ -65,7 +65,7 @@ def morphology(chosen: Sequence[int], tree: Tree) -> str:
             said[question.first + answer] = phrase.removesuffix(".")
         if phrase.endswith("."):
             break
-    return ", ".join(said.values())
+    return tuple(said.values())
 
 
 def readable(fractions: Float[np.ndarray, "galaxies answers"], tree: Tree) -> pd.DataFrame:
@@ -74,11 +74,21 @@ def readable(fractions: Float[np.ndarray, "galaxies answers"], tree: Tree) -> pd
     It is called `morphology`; `description` where the tree has a question of that name.
     """
     table = most_likely(fractions, tree)
-    # Galaxies share few combinations of answers: each is put into words once.
-    different, which = np.unique(_chosen(fractions, tree), axis=0, return_inverse=True)
-    described = np.asarray([morphology(row, tree) for row in different.tolist()], dtype=object)
+    different, which = morphologies(fractions, tree)
+    described = np.asarray([", ".join(phrases) for phrases in different], dtype=object)
     column = "description" if "morphology" in table else "morphology"
-    return table.assign(**{column: described[which.reshape(-1)]})
+    return table.assign(**{column: described[which]})
+
+
+def morphologies(
+    fractions: Float[np.ndarray, "galaxies answers"], tree: Tree
+) -> tuple[list[tuple[str, ...]], Int[np.ndarray, " galaxies"]]:
+    """The different morphologies that there are, and which of them each galaxy has.
+
+    Galaxies share few combinations of answers, so each is put into words once.
+    """
+    different, which = np.unique(_chosen(fractions, tree), axis=0, return_inverse=True)
+    return [morphology(row, tree) for row in different.tolist()], which.reshape(-1)
 
 
 def _chosen(

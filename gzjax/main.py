@@ -1,12 +1,14 @@
 """The command line: `gzjax --config sky`, or `python -m gzjax.main --config configs/sky.py`.
 
     --mode train      trains, or resumes training, and tests at the end (the default)
+    --mode show       says what would be trained, and what a step costs; trains nothing
     --mode evaluate   tests the best checkpoint of --workdir again, or of several together
     --mode report     writes the page of a run again, WORKDIR/report.html
     --mode predict    writes the vote fractions of --images into the table --output
     --mode embed      writes the network's features of --images into the Parquet file --output
     --mode similar    writes the galaxies of --embeddings that are most similar to --query
     --mode anomalies  writes how far each galaxy of --embeddings is from the others
+    --mode explore    writes a page to look through --predictions
     --mode pack       decodes all galaxies once, into the folder --pack
 
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
@@ -30,13 +32,17 @@ from gzjax.run import command_line
 if TYPE_CHECKING:
     from gzjax.run.report import Report
 
-MODES = ("train", "evaluate", "report", "predict", "embed", "similar", "anomalies", "pack")
+MODES = (
+    *("train", "show", "evaluate", "report", "predict", "embed", "similar", "anomalies", "explore"),
+    "pack",
+)
 # Flags that they cannot do without.
 NEEDED = {
     "predict": ("images", "output"),
     "embed": ("images", "output"),
     "similar": ("query", "embeddings", "output"),
     "anomalies": ("embeddings", "output"),
+    "explore": ("predictions", "output"),
 }
 
 command_line.define_recipe()
@@ -59,8 +65,13 @@ flags.DEFINE_string(
     "",
     "To predict or embed: a folder, a pattern in quotes, or a CSV or Parquet table of paths.",
 )
-flags.DEFINE_string("output", "", "The table to write: CSV or Parquet; of embeddings, Parquet.")
+flags.DEFINE_string(
+    "output", "", "The table to write: CSV or Parquet; of embeddings, Parquet; of explore, HTML."
+)
 flags.DEFINE_string("embeddings", "", "Embeddings to compare, which --mode embed wrote.")
+flags.DEFINE_string("predictions", "", "Predictions to explore, which --mode predict wrote.")
+flags.DEFINE_enum("map", "pca", ("pca", "umap"), "How embeddings become a map to explore.")
+flags.DEFINE_integer("galaxies", None, "Galaxies to explore at most; of more, a random sample.", 1)
 flags.DEFINE_string("query", "", "Which galaxy to compare with others: a GalaxyID or an image.")
 flags.DEFINE_integer("k", 50, "How many similar galaxies; the neighbour that anomalies go by.", 1)
 flags.DEFINE_bool("readable", False, "Adds columns to them that say in words what is likely.")
@@ -79,6 +90,9 @@ flags.DEFINE_string(
     "part", "1/1", "Of several processes that predict into one output: 2/8 is the second of eight."
 )
 flags.DEFINE_integer("range", 4096, "Images predicted between two savings.", 1)
+flags.DEFINE_string(
+    "profile", "", "Training steps to trace into WORKDIR/profile: 10:15 are these six."
+)
 flags.DEFINE_string("pack", "", "Folder of the pack that is written.")
 flags.DEFINE_bool("check_images", False, "Decode every image once, before anything else.")
 flags.DEFINE_string(
@@ -96,7 +110,7 @@ def run() -> None:
     # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax.run import columns, evaluate, page, parts, predict, recorder, train
+    from gzjax.run import columns, evaluate, page, parts, predict, recorder, show, train
     from gzjax.run.build import load, load_data
     from gzjax.run.report import Report
 
@@ -110,11 +124,15 @@ def run() -> None:
     workdirs = [command_line.path(name) for name in given.workdir or [default_workdir()]]
     data_options = {"cache": cache, "check_images": given.check_images, "report": report}
 
-    if given.mode == "train":
+    if given.mode in ("train", "show"):
         if len(workdirs) > 1:
             raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
+        if given.mode == "show":
+            show.show(given.config, workdirs[0], **data_options)
+            return
         typed = shlex.join(["gzjax", *sys.argv[1:]])
-        train.train(given.config, workdirs[0], command=typed, **data_options)
+        traced = command_line.steps(given.profile, "--profile") if given.profile else None
+        train.train(given.config, workdirs[0], command=typed, traced=traced, **data_options)
         return
     if given.mode == "pack":
         if not given.pack:
@@ -123,10 +141,11 @@ def run() -> None:
         return
 
     overrides = command_line.overrides()
+    if given.mode == "explore":
+        run_explore(overrides, report)
+        return
     if given.mode in NEEDED:
-        for name in NEEDED[given.mode]:
-            if not given[name].value:
-                raise UserError(f"--mode {given.mode}: expected --{name}, too")
+        check_needed()
         if jax.process_count() > 1 and (given.mode != "predict" or given.mixture == "fitted"):
             raise UserError(f"--mode {given.mode}: expected one process")
         if len(given.views) > 1:
@@ -217,6 +236,40 @@ def run_embeddings(
         table = embed.similar(given.query, embeddings, given.k, model)
     parts.write_table(table, output)
     report.say(f"{output}: {len(table)} galaxies")
+
+
+def run_explore(overrides: Mapping[str, Any], report: "Report") -> None:
+    """Does what the flags say of a page to look through predictions."""
+    from gzjax import tree
+    from gzjax.run import explore
+    from gzjax.run.build import describe_run
+
+    given = flags.FLAGS
+    check_needed()
+    workdir = command_line.path(given.workdir[0]) if given.workdir else None
+    own, framing = describe_run(given.config, overrides, workdir)
+    explore.write(
+        command_line.path(given.predictions),
+        command_line.path(given.output),
+        trees=[own, *map(tree.load, tree.NAMES)],
+        images=given.images,
+        embeddings=command_line.path(given.embeddings) if given.embeddings else None,
+        framing=framing,
+        kind=given.map,
+        most=given.galaxies or explore.MOST,
+        report=report,
+    )
+
+
+def check_needed() -> None:
+    """Checks that the flags are there that the mode cannot do without.
+
+    Raises:
+      UserError: one is not.
+    """
+    for name in NEEDED[flags.FLAGS.mode]:
+        if not flags.FLAGS[name].value:
+            raise UserError(f"--mode {flags.FLAGS.mode}: expected --{name}, too")
 
 
 def default_workdir() -> str:

@@ -11,6 +11,7 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0"
 )
 
+import shutil
 from pathlib import Path
 
 import jaxtyping
@@ -47,6 +48,21 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build.models, "build", lambda name, **options: tiny.network(**options))
         yield tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window: the system's, or the one that playwright has installed."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+    with api.sync_playwright() as playwright:
+        if not found and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("no Chromium; install it: playwright install chromium, or apt-get")
+        # In a container there is no user for Chromium's own sandbox.
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,10 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     """Training, evaluation, prediction, packing, by one or two runs, as people type them."""
     monkeypatch.chdir(tmp_path)
     common = ["--cache", tmp_path / "cache"]
+    status, said, wrong = invoke("--config", recipe, "--mode", "show", *common)
+    assert (status, wrong) == (0, "")
+    assert "optim.learning_rate" in said
+    assert not (tmp_path / "runs").exists()
     status, said, wrong = invoke("--config", recipe, *common)
     assert (status, wrong) == (0, "")
     assert "real galaxies" in said
@@ -162,6 +166,24 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     status, said, wrong = invoke("--mode", "anomalies", "--output", "a.parquet", *compare, *common)
     assert (status, wrong) == (0, "")
     assert len(pd.read_parquet("a.parquet")) == tiny.GALAXIES
+    explore = ["--mode", "explore", "--predictions", "fitted.csv", "--output", "x.html"]
+    pictures = ["--embeddings", "e.parquet", "--images", world / "images"]
+    status, said, wrong = invoke(*explore, *pictures, "--galaxies", 40, "--workdir", workdir)
+    assert (status, wrong) == (0, "")
+    assert said.splitlines() == [
+        f"{tiny.GALAXIES} galaxies, tree toy; 40 of them drawn at random",
+        "drawing pictures: 40",
+        "to explore the predictions: x.html",
+    ]
+    explore[-1] = "y.html"
+    tree = f"--config.data.tree={world / 'toy.toml'}"
+    status, said, wrong = invoke("--config", recipe, *explore, tree)
+    assert (status, wrong) == (0, "")
+    explore[-1] = "z.html"
+    status, said, wrong = invoke(*explore)
+    assert (status, wrong.count("\n")) == (2, 1)
+    assert "expected the answers of a tree" in wrong
+    assert not Path("z.html").exists()
     status, said, wrong = invoke(
         "--mode", "embed", "--images", world / "images", "--output", "f.parquet", *both
     )
@@ -223,6 +245,13 @@ MISTAKES = [
     (
         ["--mode", "anomalies", "--embeddings", "e.parquet", "--output", "a.csv"],
         "e.parquet: no such file; expected what --mode embed wrote",
+    ),
+    (["--profile", "5"], "--profile: expected such as 10:15, found 5"),
+    (["--config.log.trackers=('paper',)"], "--config.log.trackers: expected some of tensorboard"),
+    (["--mode", "explore", "--output", "x.html"], "expected --predictions, too"),
+    (
+        ["--mode", "explore", "--output", "x.html", "--predictions", "no.csv"],
+        "checkpoints: no checkpoints there",
     ),
     (["--config.fits.low=-1"], "--config.fits.low: expected a percentile from 0 to 100, found -1"),
     (["--config.model.weights=imagenet"], "--config.model.weights: "),

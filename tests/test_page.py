@@ -21,7 +21,7 @@ from gzjax import describe, metrics
 from gzjax.data import devices
 from gzjax.run import build, evaluate, page, recorder
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 DIRICHLET = {"loss__terms": ("mse", "dirichlet"), "loss__activation": "softmax"}
 
 
@@ -53,7 +53,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.words.append(data)
 
     @property
@@ -417,21 +417,6 @@ def test_words_of_what_is_not_known_are_none(tested):
 
 
 # --- in a browser ---
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window: the system's, or the one that playwright has installed."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-    with api.sync_playwright() as playwright:
-        if not found and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("no Chromium; install it: playwright install chromium, or apt-get")
-        # In a container there is no user for Chromium's own sandbox.
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize(

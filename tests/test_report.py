@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from gzjax import metrics
-from gzjax.run import recorder
+from gzjax.run import recorder, trackers
 from gzjax.run.recorder import Recorder
 from gzjax.run.report import Report, summary_line, summary_table
 
@@ -72,11 +72,11 @@ def test_what_each_network_scores_alone_is_said(result, capsys):
 def test_rows_past_the_checkpoint_are_dropped(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("step,loss\n2,0.5\n4,0.4\n6,0.3\n8,")
-    recorder.drop_rows_after(path, 4)
+    trackers.drop_rows_after(path, 4)
     assert path.read_text().split() == ["step,loss", "2,0.5", "4,0.4"]
-    recorder.drop_rows_after(path, 1)
+    trackers.drop_rows_after(path, 1)
     assert not path.exists()
-    recorder.drop_rows_after(path, 1)
+    trackers.drop_rows_after(path, 1)
 
 
 def test_what_is_measured_is_written(tmp_path, result):
@@ -95,7 +95,9 @@ def test_what_is_measured_is_written(tmp_path, result):
 
 def test_events_past_the_resumed_step_are_purged(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(recorder, "SummaryWriter", lambda folder, **options: asked.append(options))
+    monkeypatch.setattr(
+        "tensorboardX.SummaryWriter", lambda folder, **options: asked.append(options)
+    )
     Recorder(tmp_path, 7)
     assert asked == [{"purge_step": 8}]
 

@@ -75,6 +75,21 @@ def read_row(file: Path, row: int) -> Float32[np.ndarray, "1 features"]:
     return unit(_array(column.slice(row - sum(sizes[:group]), 1)))
 
 
+def read_of(file: Path, ids: Sequence[str]) -> Shaped[np.ndarray, "galaxies features"]:
+    """The features of some galaxies, float16 in their order; NaN of those that have none."""
+    places = {name: place for place, name in enumerate(ids)}
+    with _opened(file) as opened:
+        size = opened.schema_arrow.field("features").type.list_size
+        features = np.full((len(ids), size), np.nan, np.float16)
+        for batch in opened.iter_batches(BLOCK, columns=["GalaxyID", "features"]):
+            names = map(str, batch.column("GalaxyID").to_pylist())
+            found = [(row, places[name]) for row, name in enumerate(names) if name in places]
+            if found:
+                rows, where = zip(*found, strict=True)
+                features[list(where)] = _array(batch.column("features"))[list(rows)]
+    return features
+
+
 def blocks(file: Path) -> Iterator[Float32[np.ndarray, "block features"]]:
     """All features in order, of length 1."""
     with _opened(file) as opened:
@@ -100,13 +115,25 @@ def nearest(
     queries: Float32[np.ndarray, "queries features"], embeddings: Path, k: int
 ) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
     """(cosines, rows) of the k galaxies most similar to each query, of length 1, in order."""
+
+    def checked() -> Iterator[np.ndarray]:
+        for block in blocks(embeddings):
+            if block.shape[1] != queries.shape[1]:
+                raise UserError(
+                    f"{embeddings}: expected {queries.shape[1]} features, found {block.shape[1]}"
+                )
+            yield block
+
+    return nearest_of(queries, checked(), k)
+
+
+def nearest_of(
+    queries: Float32[np.ndarray, "queries features"], among: Iterable[np.ndarray], k: int
+) -> tuple[Float32[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
+    """The same among blocks of features in memory, all of length 1."""
     found = np.zeros((len(queries), 0), np.float32)
     rows, first = np.zeros((len(queries), 0), np.int64), 0
-    for block in blocks(embeddings):
-        if block.shape[1] != queries.shape[1]:
-            raise UserError(
-                f"{embeddings}: expected {queries.shape[1]} features, found {block.shape[1]}"
-            )
+    for block in among:
         cosines, places = _highest(queries @ block.T, k)
         found, rows = np.hstack([found, cosines]), np.hstack([rows, first + places])
         found, places = _highest(found, k)

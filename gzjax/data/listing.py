@@ -71,6 +71,10 @@ class Listing(NamedTuple):
             return ParquetImages(self.embedded, framing)
         return ImageFiles(self.files, framing)
 
+    def framing(self, wanted: Framing) -> Framing:
+        """The one in which images can be read: of a pack its own, of others the wanted one."""
+        return wanted if self.pack is None else packs.framing_of(self.pack)
+
     @property
     def digest(self) -> str:
         """Changes with any GalaxyID, path or pixel in memory."""

@@ -19,6 +19,7 @@ half as large) take more than twice as long to read, groups of eight five times.
 `gzjax.data.packing` writes packs; here they are read.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ import pandas as pd
 from jaxtyping import Float32, UInt8
 
 from gzjax.data import catalogue
-from gzjax.data.images import Framing, Images, Unusable
+from gzjax.data.images import FitsSettings, Framing, Images, Unusable
 from gzjax.errors import UserError, named, one_line
 from gzjax.tree import Tree
 
@@ -157,6 +158,13 @@ def tree_of(folder: Path, manifest: Mapping[str, Any]) -> Tree:
     """The tree of a pack's votes."""
     with named(f"{folder / MANIFEST}: tree: "):
         return Tree.from_dict(manifest["tree"])
+
+
+def framing_of(folder: Path) -> Framing:
+    """How the images of a pack were cut out and rescaled."""
+    found = {**Framing().options, **read_manifest(folder)}
+    fits = {name: found[f"fits.{name}"] for name in dataclasses.asdict(FitsSettings())}
+    return Framing(found["crop"], found["canvas"], FitsSettings(**fits))
 
 
 def check_whole(

@@ -19,7 +19,7 @@ from gzjax.data.devices import Placement
 from gzjax.data.framing import Framing
 from gzjax.errors import UserError, named, one_line
 from gzjax.models import Conventions, Network, Weights, pretrained
-from gzjax.run import checkpoint, recorder
+from gzjax.run import checkpoint, recorder, trackers
 from gzjax.run import config as configs
 from gzjax.run.config import DataSettings, Options
 from gzjax.run.model import Model, Reading, Training
@@ -36,6 +36,7 @@ class Run(NamedTuple):
     begin: weights drawn at random -> those to start from.
     about: what the run is, to be saved with each checkpoint.
     on_device: whether the devices hold all images.
+    trackers: what records the training.
     """
 
     model: Model
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     begin: Callable[[Weights], Weights]
     about: dict[str, Any]
     on_device: bool
+    trackers: tuple[str, ...]
 
 
 def build_run(
@@ -72,6 +74,8 @@ def build_run(
     tree = load_tree(options.data)
     with named("--config.loss."):
         options.loss.check_tree(tree)
+    with named("--config.log.trackers: "):
+        trackers.check(options.log.trackers)
     placement = place(options, training=True)
     if saved:
         check_same_run(saved, config, tree, workdir)
@@ -105,6 +109,7 @@ def build_run(
             "processes": jax.process_count(),
         },
         on_device=options.data.on_device,
+        trackers=options.log.trackers,
     )
 
 
@@ -162,6 +167,26 @@ def load_data(
     data = build_data(options, tree, cache, check_images, report)
     data.check_same(about["data"], Path(workdir))
     return data
+
+
+def describe_run(
+    config: ConfigDict, overrides: Mapping[str, Any], workdir: Path | None
+) -> tuple[Tree, Framing]:
+    """The tree of a config, or of the run in a workdir, and how images are cut out.
+
+    Raises:
+      UserError: a fault in the options, or no run in the workdir.
+    """
+    if workdir is None:
+        options = configs.typed(config)
+        return load_tree(options.data), framing_of(options)
+    about = checkpoint.read_best(workdir).about
+    return Tree.from_dict(about["tree"]), framing_of(options_of(about, overrides, workdir))
+
+
+def framing_of(options: Options) -> Framing:
+    """How images become canvases."""
+    return Framing(options.data.crop, options.data.canvas, options.fits)
 
 
 def options_of(
@@ -329,7 +354,7 @@ def build_data(
     split = Split(settings.split_seed, settings.validation, settings.test)
     common: dict[str, Any] = {
         "tree": tree,
-        "framing": Framing(settings.crop, settings.canvas, options.fits),
+        "framing": framing_of(options),
         "split": split,
     }
     if settings.kind == "sky":
@@ -422,7 +447,7 @@ def build_model(options: Options, tree: Tree, network: Network, placement: Place
         tree=tree,
         activation=options.loss.activation,
         likely=options.loss.likely,
-        framing=Framing(data.crop, data.canvas, options.fits),
+        framing=framing_of(options),
         image_size=options.model.image_size,
         test_views=TestViews(field=views.field, zoom=views.zoom, at_once=evaluate.views_at_once),
         views=evaluate.views,

@@ -87,6 +87,18 @@ def share(text: str, flag: str) -> tuple[int, int]:
     return int(number), int(shares)
 
 
+def steps(text: str, flag: str) -> tuple[int, int]:
+    """(10, 15) of `10:15`, the first and the last.
+
+    Raises:
+      UserError: something else.
+    """
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"{flag}: expected such as 10:15, found {text}")
+    return int(first), int(last)
+
+
 def path(text: str) -> Path:
     """A path that the command line gives; shells expand ~ at the beginning of a word alone."""
     return Path(text).expanduser()

@@ -20,11 +20,16 @@ from gzjax.errors import UserError, named
 from gzjax.losses import Objective
 from gzjax.models import NetworkSettings
 from gzjax.optim import Optimisation
+from gzjax.run.trackers import TRACKERS
 from gzjax.settings import Settings, choice, number, setting, switch
 
 
 def _are_mappings(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(each, Mapping) for each in value)
+
+
+def _are_trackers(value: Any) -> bool:
+    return isinstance(value, tuple) and len(set(value)) == len(value) and set(value) <= {*TRACKERS}
 
 
 def _seed() -> Any:
@@ -211,9 +216,16 @@ class CheckpointSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class LogSettings(Settings):
-    """every: steps between records of the losses."""
+    """What is recorded in training.
+
+    every: steps between records of the losses.
+    trackers: where to, of `trackers.TRACKERS`: `tensorboard`, `csv`, `wandb`, `mlflow`.
+    """
 
     every: int = number(20, least=1)
+    trackers: tuple[str, ...] = setting(
+        ("tensorboard", "csv"), f"some of {', '.join(TRACKERS)}, each once", _are_trackers
+    )
 
 
 class Options(NamedTuple):

@@ -89,7 +89,7 @@ def write(workdir: str | Path, model: Model, data: Data, report: Report = SILENT
         },
     }
     # Whatever files are called: what UTF-8 cannot say becomes a question mark.
-    page = _environment().get_template("page.html").render(content).encode("utf-8", "replace")
+    page = environment().get_template("page.html").render(content).encode("utf-8", "replace")
     with files.replacing(workdir / PAGE) as unfinished:
         unfinished.write_bytes(page)
     report.say(f"what the run shows: {workdir / PAGE}")
@@ -208,7 +208,7 @@ def _galaxies(tree: Tree, data: Data, tested: Tested) -> list[dict[str, Any]]:
         row = int(tested.rows[place])
         return {
             "id": data.ids[row],
-            "picture": picture(_canvas(data, row)),
+            "picture": address(picture(_canvas(data, row))),
             "error": float(tested.errors[place]),
             "crowd": words[0][place],
             "network": words[1][place],
@@ -248,18 +248,23 @@ def _canvas(data: Data, row: int) -> np.ndarray:
     return np.asarray(data.canvases.addressable_data(0)[row])
 
 
-def picture(canvas: np.ndarray) -> str:
-    """A small JPEG of a canvas, as the address that holds it."""
+def picture(canvas: np.ndarray) -> bytes:
+    """A small JPEG of a canvas."""
     from PIL import Image
 
     image = Image.fromarray(canvas)
     image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return stream.getvalue()
 
 
-def _environment() -> Any:
+def address(jpeg: bytes) -> str:
+    """What a page has in place of a file's name."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def environment() -> Any:
     """Templates in which everything is escaped that is not markup already."""
     import jinja2
 

@@ -1,6 +1,6 @@
 """What is recorded of a run, in files to be read later.
 
-train.csv, validation.csv   one row a record
+train.csv, validation.csv   one row a record, see `gzjax.run.trackers`
 tensorboard/                the same as event files
 evaluate_SPLIT.json         an evaluation, with everything that `metrics.summary` knows
 reliability_SPLIT.csv       its calibration curves, to be plotted
@@ -10,17 +10,15 @@ left_out.csv                galaxies that were skipped, and why
 sessions.json               every start of the training: command, machine, how long it took
 """
 
-import csv
-import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tensorboardX import SummaryWriter
 
 from gzjax import files
+from gzjax.run.trackers import TRACKERS
 
 LEFT_OUT, TEMPERATURES, SESSIONS = "left_out.csv", "temperatures.json", "sessions.json"
 
@@ -32,16 +30,23 @@ class Recorder:
       workdir: of the run.
       start: steps done before; rows past them, of a run that was killed, are dropped.
       session: what is to be remembered of this start, such as its `command`.
+      trackers: of `trackers.TRACKERS`.
+      options: of the run, for trackers that show them.
     """
 
-    def __init__(self, workdir: Path, start: int, session: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        start: int,
+        session: Mapping[str, str] | None = None,
+        trackers: Sequence[str] = ("tensorboard", "csv"),
+        options: Mapping[str, Any] | None = None,
+    ):
         self.workdir, self.began = workdir, time.perf_counter()
         # Without seconds, unless it ends in order.
         self.session: dict[str, Any] = {"from_step": start, **(session or {}), "seconds": None}
         self.sessions = read_sessions(workdir)
-        for name in ("train", "validation"):
-            drop_rows_after(workdir / f"{name}.csv", start)
-        self.events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self.trackers = [TRACKERS[name](workdir, start, options or {}) for name in trackers]
 
     def __enter__(self) -> "Recorder":
         self._write_sessions()
@@ -50,25 +55,17 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.session["seconds"] = round(time.perf_counter() - self.began, 1)
         self._write_sessions()
-        self.events.close()
+        for tracker in self.trackers:
+            tracker.close()
 
     def _write_sessions(self) -> None:
         content = {"sessions": [*self.sessions, self.session]}
         files.write_json(self.workdir / SESSIONS, content)
 
     def scalars(self, name: str, step: int, values: Mapping[str, float]) -> None:
-        """Adds a row to a table, `train` or `validation`."""
-        path = self.workdir / f"{name}.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            rows = csv.DictWriter(file, ["step", *(key for key in values if key != "step")])
-            if new:
-                rows.writeheader()
-            rows.writerow({**values, "step": step})
-        for key, value in values.items():
-            if key != "step":
-                self.events.add_scalar(f"{name}/{key}", value, step)
-        self.events.flush()
+        """Records what was measured, of `train` or `validation`, with all trackers."""
+        for tracker in self.trackers:
+            tracker.scalars(name, step, values)
 
     def validation(self, result: Mapping[str, Any]) -> None:
         """Adds an evaluation on validation."""
@@ -151,20 +148,3 @@ def read_left_out(workdir: Path) -> pd.DataFrame:
         return pd.read_csv(workdir / LEFT_OUT, dtype=str, keep_default_na=False)
     except (OSError, ValueError):  # none, or a damaged one
         return pd.DataFrame(columns=["GalaxyID", "file", "reason"], dtype=str)
-
-
-def drop_rows_after(path: Path, step: int) -> None:
-    """Drops the rows of a table past a step, and a half-written last one."""
-    if not path.exists():
-        return
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    kept = [
-        row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step
-    ]
-    if not kept:
-        path.unlink()
-        return
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([header, *kept])
-    files.write_text(path, text.getvalue())

@@ -37,6 +37,10 @@ class Report:
         """One line."""
         self.console.print(text, markup=False)
 
+    def table(self, table: Table) -> None:
+        """A table."""
+        self.console.print(table)
+
     @contextlib.contextmanager
     def task(self, description: str) -> Iterator[Callable[[int, int], None]]:
         """A bar for something that takes a while; where no one watches, a line when it begins.

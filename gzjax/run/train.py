@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -15,7 +17,7 @@ from ml_collections import ConfigDict
 from gzjax import __version__, files
 from gzjax.data import batches, catalogue, devices, packing, packs
 from gzjax.errors import UserError
-from gzjax.run import build, loop, page, recorder
+from gzjax.run import build, loop, page, profile, recorder
 from gzjax.run import config as configs
 from gzjax.run.build import Run
 from gzjax.run.checkpoint import Checkpoints
@@ -34,6 +36,7 @@ def train(
     cache: str | Path | None = None,
     check_images: bool = False,
     command: str = "",
+    traced: tuple[int, int] | None = None,
     report: Report = SILENT,
 ) -> Model | None:
     """Trains, from the newest checkpoint in the workdir if there is one, tests, writes the page.
@@ -44,6 +47,7 @@ def train(
       cache: folder for rendered skies; None: the user's cache folder.
       check_images: decode every image first.
       command: what was typed, to be recorded.
+      traced: the first and the last step of which a trace is written, into `WORKDIR/profile`.
       report: says how it goes.
 
     Returns:
@@ -63,6 +67,11 @@ def train(
     run = build.build_run(
         config, workdir, saved, cache=cache, check_images=check_images, report=report
     )
+    if traced and not 1 <= traced[0] <= traced[1] <= run.training.steps:
+        raise UserError(
+            f"steps to trace: expected some of 1 to {run.training.steps}, the last not before the "
+            f"first, found {traced[0]}:{traced[1]}"
+        )
     found = {"galaxies": run.data.fingerprint} | {k: len(v) for k, v in run.data.splits.items()}
     devices.check_same_in_all_processes("galaxies", repr(found))
     first = jax.process_index() == 0
@@ -81,14 +90,17 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(folder, run.training.keep))
         newest = checkpoints.newest()
         devices.check_same_in_all_processes("newest checkpoint", str(newest))
-        journey = Journey(run, workdir, checkpoints, newest or 0, report)
+        journey = Journey(run, workdir, checkpoints, newest or 0, report, traced)
         if first:
             session = {
                 "command": command,
                 "devices": devices.describe_devices(),
                 "versions": f"gzjax {__version__}, jax {jax.__version__}",
             }
-            journey.recorder = stack.enter_context(Recorder(workdir, newest or 0, session))
+            options = dict(configs.flatten(config))
+            journey.recorder = stack.enter_context(
+                Recorder(workdir, newest or 0, session, run.trackers, options)
+            )
         model = journey.train(newest)
     if model is not None:
         page.write(workdir, model, run.data, report)
@@ -104,6 +116,7 @@ class Journey:
     checkpoints: Checkpoints
     start: int
     report: Report
+    traced: tuple[int, int] | None = None
     recorder: Recorder | None = None  # of the first process alone
 
     def train(self, newest: int | None) -> Model | None:
@@ -141,12 +154,13 @@ class Journey:
         with (
             self.report.training(self.start, steps, training.steps_per_epoch) as self.show,
             loop.StopRequest() as stop,
+            self.step() as step,
         ):
             self.last_time = time.perf_counter()
             state = loop.train(
                 state,
                 (batch for _, batch in devices.on_devices(careful, model.placement, data.canvases)),
-                training.step(model),
+                step,
                 training,
                 stop,
                 watch=self,
@@ -178,6 +192,18 @@ class Journey:
         if self.recorder is not None and model.likely:
             recorder.temperatures(self.workdir, best, model.temperatures)
         return model
+
+    def step(self) -> contextlib.AbstractContextManager[Callable[..., Any]]:
+        """The train step, traced where that is asked for."""
+        step = self.run.training.step(self.run.model)
+        if self.traced is None:
+            return contextlib.nullcontext(step)
+        folder = self.workdir / profile.FOLDER
+        if self.start >= self.traced[0]:
+            self.report.say(f"nothing is traced: {self.start} steps are done already")
+            return contextlib.nullcontext(step)
+        self.report.say(f"a trace of steps {self.traced[0]} to {self.traced[1]}: {folder}")
+        return profile.traced(step, self.traced, self.start, folder)
 
     def model_of(self, step: int, state: TrainState) -> Model:
         """The model as it is after a step."""

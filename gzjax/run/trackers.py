@@ -1,0 +1,176 @@
+"""Where what is measured on the way is sent to: tables, TensorBoard, Weights & Biases, MLflow.
+
+A tracker is made by a function of the run's folder, the steps done before and the run's options,
+and is one of `TRACKERS`; `config.log.trackers` names those of a run. Those of services need a
+package of their own, and remember in `WORKDIR/trackers.json` which of their runs this one is, so a
+resumed run goes on in it. Where they send things to is theirs to know (`WANDB_MODE`,
+`MLFLOW_TRACKING_URI`, ...).
+"""
+
+import csv
+import importlib.util
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from gzjax import files
+from gzjax.errors import UserError
+
+REMEMBERED = "trackers.json"
+PROJECT = "gzjax"
+
+
+class Tracker(Protocol):
+    """What records; `group` is `train` or `validation`."""
+
+    def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Csv:
+    """`train.csv` and `validation.csv`, a row a record; rows past the steps done are dropped."""
+
+    def __init__(self, workdir: Path, start: int, options: Mapping[str, Any]):
+        self.workdir = workdir
+        for group in ("train", "validation"):
+            drop_rows_after(workdir / f"{group}.csv", start)
+
+    def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds a row."""
+        path = self.workdir / f"{group}.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            rows = csv.DictWriter(file, ["step", *(key for key in values if key != "step")])
+            if new:
+                rows.writeheader()
+            rows.writerow({**values, "step": step})
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class TensorBoard:
+    """Event files in `tensorboard/`."""
+
+    def __init__(self, workdir: Path, start: int, options: Mapping[str, Any]):
+        from tensorboardX import SummaryWriter  # here, since it takes a while
+
+        self.events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to each curve."""
+        for key, value in values.items():
+            if key != "step":
+                self.events.add_scalar(f"{group}/{key}", value, step)
+        self.events.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.events.close()
+
+
+class Wandb:
+    """A run of Weights & Biases."""
+
+    def __init__(self, workdir: Path, start: int, options: Mapping[str, Any]):
+        import wandb
+
+        self.run = wandb.init(
+            project=PROJECT,
+            name=workdir.name,
+            dir=str(workdir),
+            id=files.read_json(workdir / REMEMBERED).get("wandb"),
+            resume="allow",
+            config=dict(options),
+        )
+        # A resumed run may repeat steps, which its own counter would refuse.
+        self.run.define_metric("*", step_metric="step")
+        remember(workdir, "wandb", self.run.id)
+
+    def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Logs all values at once."""
+        named = {f"{group}/{key}": value for key, value in values.items() if key != "step"}
+        self.run.log({**named, "step": step})
+
+    def close(self) -> None:
+        """Ends the run there."""
+        self.run.finish()
+
+
+class Mlflow:
+    """A run of MLflow."""
+
+    def __init__(self, workdir: Path, start: int, options: Mapping[str, Any]):
+        import mlflow
+
+        self.client = mlflow.MlflowClient()
+        self.run: str = files.read_json(workdir / REMEMBERED).get("mlflow", "")
+        if self.run:
+            self.client.update_run(self.run, "RUNNING")
+            return
+        experiment = self.client.get_experiment_by_name(PROJECT)
+        number = experiment.experiment_id if experiment else self.client.create_experiment(PROJECT)
+        self.run = self.client.create_run(number, run_name=workdir.name).info.run_id
+        params = [mlflow.entities.Param(name, str(value)) for name, value in options.items()]
+        for first in range(0, len(params), 100):  # which is all that a request takes
+            self.client.log_batch(self.run, params=params[first : first + 100])
+        remember(workdir, "mlflow", self.run)
+
+    def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds a point to each metric."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        named = {f"{group}/{key}": value for key, value in values.items() if key != "step"}
+        metrics = [Metric(name, value, now, step) for name, value in named.items()]
+        self.client.log_batch(self.run, metrics=metrics)
+
+    def close(self) -> None:
+        """Ends the run there."""
+        self.client.set_terminated(self.run)
+
+
+TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "csv": Csv,
+    "wandb": Wandb,
+    "mlflow": Mlflow,
+}
+EXTRAS = ("wandb", "mlflow")  # packages called like the extras, and the trackers
+
+
+def check(names: Sequence[str]) -> None:
+    """Checks that the packages of some trackers are there.
+
+    Raises:
+      UserError: one is not.
+    """
+    for name in names:
+        if name in EXTRAS and importlib.util.find_spec(name) is None:
+            raise UserError(f"{name} needs the extra {name}: pip install 'gzjax[{name}]'")
+
+
+def remember(workdir: Path, name: str, run: str) -> None:
+    """Notes which run of a service this one is."""
+    known = files.read_json(workdir / REMEMBERED)
+    files.write_json(workdir / REMEMBERED, known | {name: run})
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Drops the rows of a table past a step, and a half-written last one."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    kept = [
+        row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step
+    ]
+    if not kept:
+        path.unlink()
+        return
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *kept])
+    files.write_text(path, text.getvalue())
