@@ -64,11 +64,13 @@ class TestViews(NamedTuple):
     field: side of the view as a fraction of the canvas's side.
     zoom: random views were magnified by up to this factor in training.
     at_once: views of each galaxy computed at the same time; more need more memory.
+    piece: galaxies computed at the same time, at most; 0: all of a batch.
     """
 
     field: float = 1.0
     zoom: float = 1.0
     at_once: int = 1
+    piece: int = 0
 
 
 def sample_maps(

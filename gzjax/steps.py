@@ -178,9 +178,21 @@ def of_each_view(
     views: int,
 ) -> Sequence[Float[Array, "views batch ..."]]:
     """What is `seen` of each test-time view; see `augment.grid_maps`. A single one is upright."""
+    if 0 < test_views.piece < len(canvases):
+        piece = max(n for n in range(1, test_views.piece + 1) if len(canvases) % n == 0)
+        whole = test_views._replace(piece=0)
+        found = jax.lax.map(
+            lambda some: of_each_view(seen, some, image_size, whole, views),
+            canvases.reshape(-1, piece, *canvases.shape[1:]),
+        )
+        return [
+            array.swapaxes(0, 1).reshape(views, len(canvases), *array.shape[3:]) for array in found
+        ]
     if views == 1:
-        found = seen(augment.upright_view(canvases, test_views.field, image_size))
-        return [array[None] for array in found]
+        return [
+            array[None]
+            for array in seen(augment.upright_view(canvases, test_views.field, image_size))
+        ]
     maps = augment.grid_maps(views, test_views.field, test_views.zoom)
     widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
 

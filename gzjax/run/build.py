@@ -26,6 +26,10 @@ from gzjax.run.model import Model, Reading, Training
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Tree
 
+# Galaxies that a CPU predicts at a time: of more, what the layers pass on leaves its caches, and
+# the network takes twice the time.
+PIECE = 8
+
 
 class Run(NamedTuple):
     """A training, ready to start or to resume.
@@ -125,11 +129,13 @@ def load(
     best = checkpoint.read_best(workdir)
     options = options_of(best.about, overrides, workdir)
     tree = Tree.from_dict(best.about["tree"])
-    network = build_network(options, tree, Conventions.from_json(best.about["conventions"]))
+    conventions = Conventions.from_json(best.about["conventions"])
+    network = build_network(options, tree, conventions, folded=True)
     placement = place(options, training=False, alone=alone)
+    fold = jax.jit(lambda weights: models.fold(weights, conventions))
     return build_model(options, tree, network, placement)._replace(
-        weights=jax.device_put(best.average, placement.replicated),
-        raw=best.raw if options.average.decay else None,
+        weights=jax.device_put(fold(best.average), placement.replicated),
+        raw=jax.device_get(fold(best.raw)) if options.average.decay else None,
         step=best.step,
         name=str(workdir),
         temperatures=recorder.read_temperatures(workdir, best.step),
@@ -397,8 +403,13 @@ def _with_fewer(data: Data, settings: DataSettings) -> Data:
     return data.with_fewer(fewer, settings.split_seed) if fewer else data
 
 
-def build_network(options: Options, tree: Tree, conventions: Conventions) -> Network:
-    """The network, which does everything the way that its weights were trained."""
+def build_network(
+    options: Options, tree: Tree, conventions: Conventions, *, folded: bool = False
+) -> Network:
+    """The network, which does everything the way that its weights were trained.
+
+    One that is `folded` takes the weights that `models.fold` gives, and only predicts.
+    """
     return models.build(
         options.model.name,
         image_size=options.model.image_size,
@@ -407,6 +418,7 @@ def build_network(options: Options, tree: Tree, conventions: Conventions) -> Net
         stochastic_depth=options.model.stochastic_depth,
         frozen=options.optim.freeze,
         conventions=conventions,
+        folded=folded,
     )
 
 
@@ -421,7 +433,12 @@ def build_model(options: Options, tree: Tree, network: Network, placement: Place
         likely=options.loss.likely,
         framing=Framing(data.crop, data.canvas, options.fits),
         image_size=options.model.image_size,
-        test_views=TestViews(field=views.field, zoom=views.zoom, at_once=evaluate.views_at_once),
+        test_views=TestViews(
+            field=views.field,
+            zoom=views.zoom,
+            at_once=evaluate.views_at_once,
+            piece=PIECE if jax.default_backend() == "cpu" else 0,
+        ),
         views=evaluate.views,
         placement=placement,
         reading=Reading(evaluate.batch_size, data.threads, data.processes),
