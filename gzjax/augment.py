@@ -146,13 +146,13 @@ def warp(
     `oversample` points are averaged each way within a pixel of the result: where it has fewer
     pixels than the part of the canvas that it shows, this keeps fine structure from aliasing.
     """
-    height, width, channels = images.shape[1:]
-    pixels = images.reshape(len(images), height * width, channels)
+    batch, height, width, channels = images.shape  # of a program that is exported, symbolic
+    pixels = images.reshape(batch, height * width, channels)
 
     def pick(row: jax.Array, column: jax.Array) -> jax.Array:
-        flat = (row * width + column).reshape(len(images), size * size, 1)
+        flat = (row * width + column).reshape(batch, size * size, 1)
         picked = jnp.take_along_axis(pixels, flat, axis=1, mode="promise_in_bounds")
-        return picked.reshape(len(images), size, size, channels).astype(jnp.float32)
+        return picked.reshape(batch, size, size, channels).astype(jnp.float32)
 
     def sample(below: float, right: float) -> jax.Array:
         """The image at one point of every pixel: its centre, moved by parts of a pixel."""
@@ -232,7 +232,8 @@ def upright_view(images: Canvases, field: float, size: int) -> Views:
     """The central `field` of each canvas, a fraction of its side, with values in [0, 1]."""
     if field == 1.0 and images.shape[1] == size:
         return images.astype(jnp.float32) / 255
-    return mapped(images, upright_maps(len(images), field), size, field)
+    maps = jnp.broadcast_to(upright_maps(1, field), (images.shape[0], 2, 3))
+    return mapped(images, maps, size, field)
 
 
 def random_views(

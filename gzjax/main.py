@@ -7,6 +7,7 @@
     --mode embed      writes the network's features of --images into the Parquet file --output
     --mode similar    writes the galaxies of --embeddings that are most similar to --query
     --mode anomalies  writes how far each galaxy of --embeddings is from the others
+    --mode export     writes the model of a run into the folder --output, for others to use
     --mode pack       decodes all galaxies once, into the folder --pack
 
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
@@ -30,13 +31,16 @@ from gzjax.run import command_line
 if TYPE_CHECKING:
     from gzjax.run.report import Report
 
-MODES = ("train", "evaluate", "report", "predict", "embed", "similar", "anomalies", "pack")
+MODES = (
+    *("train", "evaluate", "report", "predict", "embed", "similar", "anomalies", "export", "pack"),
+)
 # Flags that they cannot do without.
 NEEDED = {
     "predict": ("images", "output"),
     "embed": ("images", "output"),
     "similar": ("query", "embeddings", "output"),
     "anomalies": ("embeddings", "output"),
+    "export": ("output",),
 }
 
 command_line.define_recipe()
@@ -96,7 +100,7 @@ def run() -> None:
     # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax.run import columns, evaluate, page, parts, predict, recorder, train
+    from gzjax.run import columns, evaluate, export, exported, page, parts, predict, recorder, train
     from gzjax.run.build import load, load_data
     from gzjax.run.report import Report
 
@@ -107,7 +111,7 @@ def run() -> None:
     if given.distributed:
         start_distributed()
     report = Report(loud=jax.process_index() == 0)
-    workdirs = [command_line.path(name) for name in given.workdir or [default_workdir()]]
+    workdirs = [exported.local(name) for name in given.workdir or [default_workdir()]]
     data_options = {"cache": cache, "check_images": given.check_images, "report": report}
 
     if given.mode == "train":
@@ -134,6 +138,12 @@ def run() -> None:
                 f"--views: expected one number to predict with, found {len(given.views)}"
             )
         output = command_line.path(given.output)
+        if given.mode == "export":
+            if len(workdirs) > 1:
+                raise UserError(f"--workdir: expected one run to export, found {len(workdirs)}")
+            views = given.views[0] if given.views else None
+            export.export(workdirs[0], output, overrides, views=views, report=report)
+            return
         suffixes = {"embed": (".parquet",), "predict": parts.WITH_FOLDERS}
         parts.check_output(output, suffixes.get(given.mode, parts.SUFFIXES))
         share = command_line.share(given.part, "--part")

@@ -4,7 +4,6 @@
 float32, with nothing but elementary operations, which every runtime has.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32

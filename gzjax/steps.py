@@ -197,7 +197,8 @@ def of_each_view(
     widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
 
     def through(view_map: jax.Array) -> tuple[jax.Array, ...]:
-        one_map = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
+        one_map = jnp.broadcast_to(view_map, (canvases.shape[0], 2, 3))
         return seen(augment.mapped(canvases, one_map, image_size, widest))
 
-    return jax.lax.map(through, jnp.asarray(maps), batch_size=test_views.at_once)
+    several = test_views.at_once if test_views.at_once > 1 else None
+    return jax.lax.map(through, jnp.asarray(maps), batch_size=several)

@@ -254,7 +254,8 @@ class EfficientNet(nn.Module):
         features = images.mean(axis=(1, 2), dtype=jnp.float32)
         if features_alone:
             return features
-        features = nn.Dropout(self.dropout, deterministic=not train)(features)
+        if train:
+            features = nn.Dropout(self.dropout, deterministic=False)(features)
         return nn.Dense(
             self.outputs,
             # Not more than a feature's share: a few outputs must not start out far from the bias.
