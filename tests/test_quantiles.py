@@ -25,7 +25,7 @@ def test_intervals_are_the_exact_ones_of_the_mixture(gz2, level):
 
 
 def test_of_the_uniform_distribution_the_ends_are_the_levels(gz2):
-    ones = np.ones((1, 1, 37), np.float32)
+    ones = jax.numpy.ones((1, 1, 37))
     low, high = quantiles.interval(ones, gz2)
     # The other answers of a question of three are 2, of beta(1, 2): 1 - sqrt(1 - p).
     np.testing.assert_allclose(low[0, 3:5], 0.05, atol=1e-5)

@@ -74,8 +74,8 @@ def write(folder: Path, best: Best, more: Mapping[str, Any]) -> None:
         ours[".".join(layers)] = array
         turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
         timm[name_of(layers[1:])] = np.ascontiguousarray(turned)
-    safetensors.numpy.save_file(ours, folder / OURS)
-    safetensors.numpy.save_file(timm, folder / TIMM, {"format": "pt"})
+    (folder / OURS).write_bytes(safetensors.numpy.save(ours))
+    (folder / TIMM).write_bytes(safetensors.numpy.save(timm, {"format": "pt"}))
     size = best.about["config"]["model"]["image_size"]
     content = {
         "architecture": "tf_" * (conventions.padding == "same") + name.replace("-", "_"),
