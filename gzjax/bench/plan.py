@@ -75,9 +75,9 @@ def columns(options: Options) -> Row:
     }
 
 
-def model_of(options: Options, tree: Tree, placement: Placement) -> Model:
+def model_of(options: Options, tree: Tree, placement: Placement, *, folded: bool = False) -> Model:
     """A model without weights."""
-    network = build.build_network(options, tree, Conventions())
+    network = build.build_network(options, tree, Conventions(), folded=folded)
     return build.build_model(options, tree, network, placement)
 
 

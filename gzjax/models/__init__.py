@@ -139,7 +139,7 @@ def build(
 
     def init(key: PRNGKeyArray) -> Weights:
         variables = module.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
-        return Weights(variables["params"], variables["batch_stats"])
+        return Weights(variables["params"], variables.get("batch_stats", {}))
 
     def normalised(images):
         return (images - jnp.asarray(conventions.mean)) / jnp.asarray(conventions.deviation)

@@ -173,7 +173,8 @@ class Convolution(nn.Module):
             method = self.details.depthwise
             images = convolution.depthwise(images, kernel, self.stride, padding, method)
         else:
-            images = convolution.dense(images, kernel, self.stride, padding)
+            method = self.details.depthwise
+            images = convolution.dense(images, kernel, self.stride, padding, method)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
             images = images + bias.astype(self.details.dtype)
@@ -281,4 +282,4 @@ def norm(name: str, details: Details, train: bool) -> Callable[[Array], Array]:
 
 def silu(details: Details) -> Callable[[Array], Array]:
     """SiLU; where memory is slow, only what it is of is kept for the backward pass."""
-    return nn.silu if details.depthwise == "xla" else jax.checkpoint(nn.silu)
+    return jax.checkpoint(nn.silu) if details.depthwise == "shifted" else nn.silu

@@ -16,7 +16,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def export(
     (unfinished / STABLEHLO).write_bytes(stablehlo(model, views))
     with_onnx = find_spec("jax2onnx") is not None
     if with_onnx:
-        plain = build.load(workdir, overrides, alone=True, depthwise="xla")
+        plain = build.load(workdir, overrides, alone=True, depthwise="plain")
         (unfinished / ONNX).write_bytes(onnx(plain, views))
     else:
         report.say(f"{ONNX}: skipped, since it needs jax2onnx; pip install 'gzjax[onnx]'")
@@ -128,21 +128,47 @@ def stablehlo(model: Model, views: int) -> bytes:
 
 def onnx(model: Model, views: int) -> bytes:
     """`program` as an ONNX model, for any batch size."""
-    import jax2onnx
-
     canvas = model.framing.canvas
-    images = jax.ShapeDtypeStruct(("batch", canvas, canvas, 3), jnp.uint8)
     names = ["fractions", "lower", "upper"][: 3 if model.likely else 1]
     predict = program(model, views)
+    return to_onnx(
+        lambda images: tuple(predict(images)[name] for name in names),
+        jax.ShapeDtypeStruct(("batch", canvas, canvas, 3), jnp.uint8),
+        names,
+    )
+
+
+def to_onnx(
+    function: Callable[[jax.Array], tuple[jax.Array, ...]],
+    images: jax.ShapeDtypeStruct,
+    names: Sequence[str],
+) -> bytes:
+    """A function of images, whose batch size is named, not a number, and its outputs' names."""
+    import jax2onnx
+
     with _quiet("onnx_ir", "jax2onnx"):
         made = jax2onnx.to_onnx(
-            lambda images: tuple(predict(images)[name] for name in names),
-            [images],
-            model_name="gzjax",
-            input_names=[INPUT],
-            output_names=names,
+            function, [images], model_name="gzjax", input_names=[INPUT], output_names=list(names)
         )
+    _clip(made.graph)
     return made.SerializeToString()
+
+
+def _clip(graph: Any) -> None:
+    """Makes one Clip of each Max and the Min that follows it, which runtimes join to convolutions.
+
+    jax2onnx writes ReLU6 as those two.
+    """
+    lower = {node.output[0]: node for node in graph.node if node.op_type == "Max"}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _clip(attribute.g)
+        below = lower.get(node.input[0]) if node.op_type == "Min" else None
+        if below is not None and "relu6" in node.output[0]:
+            node.op_type = "Clip"
+            node.input[:] = [*below.input, node.input[1]]
+            graph.node.remove(below)
 
 
 @contextlib.contextmanager
