@@ -34,7 +34,7 @@ def test_the_network_is_built_as_the_options_say(world, monkeypatch):
     assert asked == {
         "name": "efficientnet-b0", "image_size": 24, "outputs": 8, "dtype": "bfloat16",
         "stochastic_depth": 0.25, "frozen": 3, "conventions": conventions,
-        "folded": False,
+        "folded": False, "depthwise": "auto",
     }  # fmt: skip
 
 
