@@ -15,6 +15,7 @@ setup(
         "wandb": ["wandb>=0.18,<1"],
         "mlflow": ["mlflow-skinny>=3,<4"],
         "umap": ["umap-learn>=0.5.7,<1"],
+        "onnx": ["jax2onnx>=0.17,<1", "onnxruntime>=1.24,<2"],
         "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
     },
 )

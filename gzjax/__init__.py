@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gzjax.run.build import load as load
     from gzjax.run.build import load_data as load_data
     from gzjax.run.evaluate import evaluate as evaluate
+    from gzjax.run.export import export as export
     from gzjax.run.model import Model as Model
     from gzjax.run.predict import predict as predict
     from gzjax.run.recipes import recipe as recipe
@@ -36,6 +37,7 @@ _PLACES = {
     "load_tree": "tree",
     "train": "run.train",
     "evaluate": "run.evaluate",
+    "export": "run.export",
     "predict": "run.predict",
     "recipe": "run.recipes",
     "Data": "data.dataset",

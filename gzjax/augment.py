@@ -65,11 +65,15 @@ class TestViews(NamedTuple):
     field: side of the view as a fraction of the canvas's side.
     zoom: random views were magnified by up to this factor in training.
     at_once: views of each galaxy computed at the same time; more need more memory.
+    piece: galaxies computed at the same time, at most; 0: all of a batch.
+    resample: one of `warp.METHODS`.
     """
 
     field: float = 1.0
     zoom: float = 1.0
     at_once: int = 1
+    piece: int = 0
+    resample: str = "fastest"
 
 
 def sample_maps(
@@ -172,6 +176,7 @@ def mapped(
     maps: Float[Array, "batch 2 3"],
     size: int,
     widest: float,
+    method: str = "fastest",
 ) -> Float32[Array, "batch {size} {size} channels"]:
     """`warp.resample`, with as many points averaged within a pixel as needed not to alias.
 
@@ -179,14 +184,15 @@ def mapped(
     """
     # Up to a quarter more pixels than points are left to the bilinear weights.
     oversample = max(1, math.ceil(widest * images.shape[1] / size - 0.25))
-    return warp.resample(images, maps, size, oversample)
+    return warp.resample(images, maps, size, oversample, method)
 
 
-def upright_view(images: Canvases, field: float, size: int) -> Views:
+def upright_view(images: Canvases, field: float, size: int, method: str = "fastest") -> Views:
     """The central `field` of each canvas, a fraction of its side, with values in [0, 1]."""
     if field == 1.0 and images.shape[1] == size:
         return images.astype(jnp.float32) / 255
-    return mapped(images, upright_maps(len(images), field), size, field)
+    maps = jnp.broadcast_to(upright_maps(1, field), (images.shape[0], 2, 3))
+    return mapped(images, maps, size, field, method)
 
 
 def random_views(

@@ -9,6 +9,7 @@
     --mode similar    writes the galaxies of --embeddings that are most similar to --query
     --mode anomalies  writes how far each galaxy of --embeddings is from the others
     --mode explore    writes a page to look through --predictions
+    --mode export     writes the model of a run into the folder --output, for others to use
     --mode pack       decodes all galaxies once, into the folder --pack
 
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 MODES = (
     *("train", "show", "evaluate", "report", "predict", "embed", "similar", "anomalies", "explore"),
-    "pack",
+    *("export", "pack"),
 )
 # Flags that they cannot do without.
 NEEDED = {
@@ -43,6 +44,7 @@ NEEDED = {
     "similar": ("query", "embeddings", "output"),
     "anomalies": ("embeddings", "output"),
     "explore": ("predictions", "output"),
+    "export": ("output",),
 }
 
 command_line.define_recipe()
@@ -110,7 +112,18 @@ def run() -> None:
     # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax.run import columns, evaluate, page, parts, predict, recorder, show, train
+    from gzjax.run import (
+        columns,
+        evaluate,
+        export,
+        exported,
+        page,
+        parts,
+        predict,
+        recorder,
+        show,
+        train,
+    )
     from gzjax.run.build import load, load_data
     from gzjax.run.report import Report
 
@@ -121,7 +134,7 @@ def run() -> None:
     if given.distributed:
         start_distributed()
     report = Report(loud=jax.process_index() == 0)
-    workdirs = [command_line.path(name) for name in given.workdir or [default_workdir()]]
+    workdirs = [exported.local(name) for name in given.workdir or [default_workdir()]]
     data_options = {"cache": cache, "check_images": given.check_images, "report": report}
 
     if given.mode in ("train", "show"):
@@ -153,6 +166,12 @@ def run() -> None:
                 f"--views: expected one number to predict with, found {len(given.views)}"
             )
         output = command_line.path(given.output)
+        if given.mode == "export":
+            if len(workdirs) > 1:
+                raise UserError(f"--workdir: expected one run to export, found {len(workdirs)}")
+            views = given.views[0] if given.views else None
+            export.export(workdirs[0], output, overrides, views=views, report=report)
+            return
         suffixes = {"embed": (".parquet",), "predict": parts.WITH_FOLDERS}
         parts.check_output(output, suffixes.get(given.mode, parts.SUFFIXES))
         share = command_line.share(given.part, "--part")

@@ -178,14 +178,25 @@ def of_each_view(
     views: int,
 ) -> Sequence[Float[Array, "views batch ..."]]:
     """What is `seen` of each test-time view; see `augment.grid_maps`. A single one is upright."""
+    if 0 < test_views.piece < len(canvases):
+        piece = max(n for n in range(1, test_views.piece + 1) if len(canvases) % n == 0)
+        whole = test_views._replace(piece=0)
+        found = jax.lax.map(
+            lambda some: of_each_view(seen, some, image_size, whole, views),
+            canvases.reshape(-1, piece, *canvases.shape[1:]),
+        )
+        return [
+            array.swapaxes(0, 1).reshape(views, len(canvases), *array.shape[3:]) for array in found
+        ]
     if views == 1:
-        found = seen(augment.upright_view(canvases, test_views.field, image_size))
-        return [array[None] for array in found]
+        upright = augment.upright_view(canvases, test_views.field, image_size, test_views.resample)
+        return [array[None] for array in seen(upright)]
     maps = augment.grid_maps(views, test_views.field, test_views.zoom)
     widest = float(np.hypot(maps[:, 0, 0], maps[:, 0, 1]).max())
 
     def through(view_map: jax.Array) -> tuple[jax.Array, ...]:
-        one_map = jnp.broadcast_to(view_map, (len(canvases), 2, 3))
-        return seen(augment.mapped(canvases, one_map, image_size, widest))
+        one_map = jnp.broadcast_to(view_map, (canvases.shape[0], 2, 3))
+        return seen(augment.mapped(canvases, one_map, image_size, widest, test_views.resample))
 
-    return jax.lax.map(through, jnp.asarray(maps), batch_size=test_views.at_once)
+    several = test_views.at_once if test_views.at_once > 1 else None
+    return jax.lax.map(through, jnp.asarray(maps), batch_size=several)

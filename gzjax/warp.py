@@ -15,12 +15,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Num
 
+# The fastest on each platform, or gathers on all of them.
+METHODS = ("fastest", "gathers")
+
 Canvases = Num[Array, "batch canvas canvas channels"]
 Maps = Float[Array, "batch 2 3"]
 
 
 def resample(
-    images: Canvases, maps: Maps, size: int, oversample: int = 1
+    images: Canvases, maps: Maps, size: int, oversample: int = 1, method: str = "fastest"
 ) -> Float32[Array, "batch {size} {size} channels"]:
     """Each image through its map; outside, its edge is repeated.
 
@@ -34,7 +37,12 @@ def resample(
         those of `augment.sample_maps`.
       size: pixels a side of the views.
       oversample: see above.
+      method: one of `METHODS`, which says what platforms a program is for.
     """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+    if method == "gathers":
+        return by_gathers(images, maps, size, oversample)
     return lax.platform_dependent(
         images,
         maps,
@@ -50,13 +58,13 @@ def by_gathers(
     oversample: int = 1,
 ) -> Float32[Array, "batch {size} {size} channels"]:
     """`resample` for any affine maps, bilinearly: four pixels are picked for each point."""
-    canvas, channels = images.shape[2:]
-    pixels = images.reshape(len(images), canvas * canvas, channels)
+    batch, canvas, _, channels = images.shape  # of a program that is exported, symbolic
+    pixels = images.reshape(batch, canvas * canvas, channels)
 
     def pick(row: jax.Array, column: jax.Array) -> jax.Array:
-        flat = (row * canvas + column).reshape(len(images), size * size, 1)
+        flat = (row * canvas + column).reshape(batch, size * size, 1)
         picked = jnp.take_along_axis(pixels, flat, axis=1, mode="promise_in_bounds")
-        return picked.reshape(len(images), size, size, channels).astype(jnp.float32)
+        return picked.reshape(batch, size, size, channels).astype(jnp.float32)
 
     def sample(below: float, right: float) -> jax.Array:
         """The image at one point of every pixel: its centre, moved by parts of a pixel."""
@@ -135,7 +143,7 @@ def _interpolation(
     """
     places = jnp.arange(points) - (points - 1) / 2
     centre = (shift[:, None] + 1) * (pixels / 2) - 0.5
-    weights = jnp.zeros((len(shift), points, pixels))
+    weights = jnp.zeros((shift.shape[0], points, pixels))
     for within in (2 * np.arange(oversample) + 1) / (2 * oversample) - 0.5:
         at = jnp.clip(centre + step[:, None] * pixels * (places + within), 0, pixels - 1)
         weights += jnp.maximum(0, 1 - jnp.abs(at[:, :, None] - jnp.arange(pixels)))

@@ -20,7 +20,17 @@ import pytest
 
 # Before gzjax is imported, too: types, dtypes and shapes in the core's signatures are checked at
 # every call. An int is a float here, as it is to type checkers.
-CHECKED = "augment", "ensemble", "losses", "metrics", "optim", "posterior", "tree", "votes"
+CHECKED = (
+    "augment",
+    "ensemble",
+    "losses",
+    "metrics",
+    "optim",
+    "posterior",
+    "quantiles",
+    "tree",
+    "votes",
+)
 jaxtyping.install_import_hook(
     [f"gzjax.{room}" for room in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

@@ -48,7 +48,7 @@ def test_the_ends_of_what_is_allowed_and_the_defaults():
     assert Augmentation() == Augmentation(
         field=1.0, rotate=0.0, zoom=1.0, shift=0.0, flip=False, colour=0.0, erase=0.0
     )
-    assert augment.TestViews() == (1.0, 1.0, 1)
+    assert augment.TestViews() == (1.0, 1.0, 1, 0, "fastest")
 
 
 def quarter_turn(mirror=1.0):

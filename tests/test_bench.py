@@ -17,7 +17,7 @@ import tiny
 from gzjax import augment
 from gzjax import tree as trees
 from gzjax.bench import __main__ as bench
-from gzjax.bench import compute, peer, plan, runs, timing
+from gzjax.bench import compute, inference, peer, plan, runs, timing
 from gzjax.data import packing
 from gzjax.errors import UserError
 from gzjax.run import build
@@ -190,20 +190,35 @@ def test_the_step_is_measured_against_the_peak(world, clock, monkeypatch):
         assert row["of peak bytes/s"] == pytest.approx(7e9 / TICK / peak.bytes)
 
 
-def test_predictions_are_measured_with_one_view_and_with_sixteen(world, clock, monkeypatch):
-    asked = []
-    original = build.Model.predict_step
-
-    def predict_step(model, views):
-        asked.append(views)
-        return original(model, views)
-
-    monkeypatch.setattr(build.Model, "predict_step", predict_step)
-    one, many = compute.measure_predict(plan_of(world))
-    assert asked == [1, 16]
-    assert (one["views"], one["images/s"], one["views/s"]) == (1, RATE, RATE)
-    assert (many["views"], many["images/s"], many["views/s"]) == (16, RATE, 16 * RATE)
+@pytest.mark.parametrize("peer", [True, False])
+def test_predictions_are_measured_against_what_bounds_them(world, clock, monkeypatch, peer):
+    monkeypatch.setattr(inference, "onnx_runtime", lambda *_: (lambda: None) if peer else None)
+    rows = {row["what"]: row for row in inference.measure_predict(plan_of(world))}
+    assert len(rows) == 5 + peer
+    one, many = rows["network, 1 view"], rows["network, 16 views"]
     assert one["model"] == "tiny"
+    assert one["images/s"] == RATE
+    assert (one["bound"], one["of bound"]) == ((RATE, 1) if peer else ("", ""))
+    assert (many["bound"], many["of bound"]) == (RATE / 16, 16)
+    # Of two batches of JPEGs, in the same time.
+    assert rows["decoding"]["images/s"] == 2 * RATE
+    predicted = [rows[f"--mode predict, {views}"] for views in ("1 view", "16 views")]
+    assert [row["images/s"] for row in predicted] == [2 * RATE] * 2
+    assert [row["bound"] for row in predicted] == [RATE, RATE / 16]
+
+
+def test_the_peer_is_the_same_network(world):
+    pytest.importorskip("jax2onnx")
+    plan = plan_of(world)
+    options = next(plan.combinations())
+    placement = build.place(options, training=False)
+    model = inference.model_of(options, plan.tree, placement, folded=True)
+    model = model._replace(weights=model.network.init(jax.random.key(0)))
+    (outputs,) = inference.onnx_runtime(options, plan, model)()
+    size, side = options.run.batch_size, options.model.image_size
+    images = np.random.default_rng(0).random((size, side, side, 3), np.float32)
+    expected, _ = model.network.apply(*model.weights, images, train=False)
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("field", "twice"), [(0.4, 0.8), (0.7, 1.0)])

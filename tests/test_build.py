@@ -34,6 +34,7 @@ def test_the_network_is_built_as_the_options_say(world, monkeypatch):
     assert asked == {
         "name": "efficientnet-b0", "image_size": 24, "outputs": 8, "dtype": "bfloat16",
         "stochastic_depth": 0.25, "frozen": 3, "conventions": conventions,
+        "folded": False, "depthwise": "auto",
     }  # fmt: skip
 
 
@@ -48,6 +49,7 @@ def test_the_model_predicts_as_the_options_say(world):
     assert (model.activation, model.likely, model.views) == ("softmax", True, 5)
     views = model.test_views
     assert (views.field, views.zoom, views.at_once) == (0.7, 1.3, 2)
+    assert views.piece == build.PIECE  # on a CPU
     assert (model.framing.crop, model.framing.canvas, model.image_size) == (0.6, 16, 16)
     assert tuple(model.reading) == (8, 2, 1)
     plain = options_of(world, loss__activation="softmax", loss__terms=("mse", "kl"))

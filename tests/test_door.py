@@ -14,7 +14,8 @@ import gzjax
 from gzjax import files
 from gzjax.data import images
 from gzjax.errors import UserError
-from gzjax.run import evaluate, predict, train
+from gzjax.models import Conventions
+from gzjax.run import build, evaluate, predict, train
 from gzjax.run import parts as in_parts
 
 
@@ -109,6 +110,28 @@ def test_views_are_those_of_the_recipe_unless_asked_for(world, models):
     assert np.abs(four[tiny.COLUMNS] - one[tiny.COLUMNS]).to_numpy().max() > 1e-4
     with pytest.raises(UserError, match="views: expected 1 or more, found 0"):
         models[0].predict(world / "images", views=0)
+
+
+def test_one_program_predicts_any_number_of_images(world, models):
+    files = sorted((world / "images").iterdir())
+    model = models[0]
+    for number in (1, 8, 11):
+        assert len(model.predict([str(file) for file in files[:number]], views=3)) == number
+    assert model.predict_step(3)._cache_size() == 1
+
+
+def test_batch_norm_is_folded_to_predict_and_not_to_train(world, workdirs, monkeypatch):
+    asked, folded = [], []
+    fold = build.models.fold
+    monkeypatch.setattr(
+        build.models, "build", lambda _, **options: asked.append(options["folded"]) or
+        tiny.network(**options)
+    )  # fmt: skip
+    monkeypatch.setattr(build.models, "fold", lambda *args: folded.append(args[1]) or fold(*args))
+    gzjax.load(workdirs[0])
+    assert (asked, folded) == ([True], [Conventions()])  # compiled once, for average and weights
+    gzjax.train(tiny.config(world, epochs=3, evaluate__views=4), workdirs[0])
+    assert (asked, len(folded)) == ([True, False], 1)
 
 
 def test_predictions_obey_the_tree(world, models):

@@ -447,3 +447,32 @@ def test_settings_at_the_edges_are_allowed():
 def test_the_number_of_outputs_has_no_default():
     with pytest.raises(TypeError, match="outputs"):
         models.build(TINY)
+
+
+@pytest.mark.parametrize(
+    ("name", "conventions", "depthwise"),
+    [(TINY, UNUSUAL, "shifted"), (TINY, TENSORFLOW, "xla"), (LITE0, UNUSUAL, "shifted")],
+)
+def test_a_network_whose_batch_norm_is_folded_gives_the_same_outputs(name, conventions, depthwise):
+    weights, images = given(name)
+    folded = models.fold(weights, conventions)
+    names = [path[-2].key for path, _ in jax.tree.leaves_with_path(folded)]
+    assert not folded.batch_stats
+    assert not [each for each in names if each.endswith("norm")]
+    # Sides that strides do not divide are padded unevenly.
+    for side in (24, 23):
+        seen = images[:2, :side, :side]
+        plain, without = (
+            short(name, conventions=conventions, depthwise=depthwise, folded=each)
+            for each in (False, True)
+        )
+        expected, _ = plain.apply(*weights, seen, train=False)
+        found, statistics = without.apply(*folded, seen, train=False)
+        assert not statistics
+        assert np.ptp(expected) > 0.5
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_weights_without_batch_norm_stay_as_they_are_when_folded():
+    weights = Weights({"stem": {"kernel": np.ones(3)}}, {"other": {"mean": np.ones(2)}})
+    jax.tree.map(np.testing.assert_array_equal, models.fold(weights, TENSORFLOW), weights)

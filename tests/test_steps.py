@@ -259,7 +259,7 @@ def predicted(canvases, gz2):
     network = SimpleNamespace(apply=apply)
 
     @functools.cache
-    def compiled(views, activation="softmax", field=0.8, zoom=1.5, at_once=1):
+    def compiled(views, activation="softmax", field=0.8, zoom=1.5, at_once=1, piece=0):
         return jax.jit(
             functools.partial(
                 steps.predict_step,
@@ -267,7 +267,7 @@ def predicted(canvases, gz2):
                 tree=gz2,
                 activation=activation,
                 image_size=12,
-                test_views=augment.TestViews(field=field, zoom=zoom, at_once=at_once),
+                test_views=augment.TestViews(field, zoom, at_once, piece),
                 views=views,
             )
         )
@@ -286,6 +286,26 @@ def test_how_many_views_are_computed_at_once_changes_nothing(predicted, at_once)
     one_by_one = predicted(24)
     np.testing.assert_allclose(predicted(24, at_once=at_once), one_by_one, atol=1e-5)
     assert np.abs(one_by_one - predicted(1)).max() > 0.01
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3])  # of three galaxies
+@pytest.mark.parametrize("views", [1, 4])
+def test_how_many_galaxies_are_computed_at_once_changes_nothing(predicted, views, piece):
+    np.testing.assert_allclose(predicted(views, piece=piece), predicted(views), atol=1e-5)
+
+
+def test_galaxies_are_computed_in_equal_pieces_no_larger_than_asked():
+    seen = []
+
+    def see(images):
+        seen.append(images.shape[0])
+        return (images.mean(axis=(1, 2, 3)),)
+
+    canvases = jnp.arange(12 * 48, dtype=jnp.uint8).reshape(12, 4, 4, 3)
+    views = augment.TestViews(piece=5)
+    (found,) = steps.of_each_view(see, canvases, 4, views, 1)
+    assert seen == [4]
+    np.testing.assert_allclose(found[0], canvases.mean(axis=(1, 2, 3)) / 255, rtol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"activation": "softplus"}, {"field": 0.6}, {"zoom": 1.2}])

@@ -99,3 +99,13 @@ def test_here_views_are_gathered():
     one = map_of(33, 0.8, -1.0, 0.1, 0.2)
     found = jax.jit(warp.resample, static_argnums=(2, 3))(IMAGES, one, SIZE, 2)
     np.testing.assert_allclose(found, both(one)[0], atol=1e-6)
+
+
+def test_gathers_are_for_all_platforms_if_asked_for():
+    one = map_of(20)
+    found = warp.resample(IMAGES, one, SIZE, 2, "gathers")
+    np.testing.assert_allclose(found, both(one)[0], atol=1e-6)
+    traced = jax.jit(lambda *some: warp.resample(*some, SIZE, 2, "gathers")).trace(IMAGES, one)
+    assert "stablehlo.gather" in traced.lower(lowering_platforms=("tpu",)).as_text()
+    with pytest.raises(ValueError, match=r"^method 'shears': expected one of fastest, gathers"):
+        warp.resample(IMAGES, one, SIZE, 2, "shears")

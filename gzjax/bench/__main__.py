@@ -3,7 +3,8 @@
     step      images/s of the train step; how near it comes to the machine's own peak
     input     images/s out of the pipeline alone, from the recipe's source and from a pack
     e2e       images/s of the real loop, and how long it waited for data
-    predict   images/s with one view and with sixteen
+    predict   images/s with one view and with sixteen: the network, ONNX Runtime on the same one
+              (extra `onnx`), decoding, and all of it from JPEGs, against what bounds it
     augment   images/s of the random views
     start     seconds until the first step
     scaling   what devices exchange, with 1, 2, 4 and 8 of them
@@ -30,7 +31,7 @@ from rich.table import Table
 
 from gzjax import files
 from gzjax import tree as trees
-from gzjax.bench import compute, peer, runs, timing, topologies
+from gzjax.bench import compute, inference, peer, runs, timing, topologies
 from gzjax.bench.plan import Plan, Row
 from gzjax.errors import UserError, named
 from gzjax.run import command_line
@@ -40,7 +41,7 @@ SUBJECTS: dict[str, Callable[[Plan], list[Row]]] = {
     "step": compute.measure_step,
     "input": runs.measure_input,
     "e2e": runs.measure_e2e,
-    "predict": compute.measure_predict,
+    "predict": inference.measure_predict,
     "augment": compute.measure_augment,
     "start": runs.measure_start,
     "scaling": compute.measure_scaling,

@@ -13,9 +13,8 @@ import numpy as np
 
 from gzjax import augment
 from gzjax.bench import timing
-from gzjax.bench.plan import Plan, Row, Step, columns, model_of, random_batch
+from gzjax.bench.plan import Plan, Row, Step, columns
 from gzjax.data import devices
-from gzjax.run import build
 from gzjax.run import config as configs
 
 
@@ -41,24 +40,6 @@ def measure_step(plan: Plan) -> list[Row]:
                 "temp GB": step.compiled.memory_analysis().temp_size_in_bytes / 1e9,
             }
         )
-    return rows
-
-
-def measure_predict(plan: Plan) -> list[Row]:
-    """Prediction with one view and with sixteen."""
-    rows = []
-    for options in plan.combinations():
-        placement = build.place(options, training=False)
-        model = model_of(options, plan.tree, placement)
-        init = jax.jit(model.network.init, out_shardings=placement.replicated)
-        weights = init(jax.random.key(0))
-        batch = {"image": random_batch(options, plan.tree, placement)["image"]}
-        for views in (1, 16):
-            predict = functools.partial(model.predict_step(views), weights, batch)
-            rate = options.run.batch_size / timing.time_of(predict, plan.repeats).median
-            rows.append(
-                columns(options) | {"views": views, "images/s": rate, "views/s": rate * views}
-            )
     return rows
 
 

@@ -77,11 +77,11 @@ def columns(options: Options) -> Row:
     }
 
 
-def model_of(options: Options, tree: Tree, placement: Placement) -> Model:
+def model_of(options: Options, tree: Tree, placement: Placement, *, folded: bool = False) -> Model:
     """A model without weights, in the form that suits the devices, which need not be there."""
     (first, *_) = placement.replicated.mesh.devices.flat
     method = convolution.fastest_method(first.platform)
-    network = build.build_network(options, tree, Conventions(), depthwise=method)
+    network = build.build_network(options, tree, Conventions(), folded=folded, depthwise=method)
     return build.build_model(options, tree, network, placement)
 
 

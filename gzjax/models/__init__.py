@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
-from gzjax.models import convolution, efficientnet
+from gzjax.models import convolution, efficientnet, folding
 from gzjax.settings import Settings, choice, number, setting
 
 NAMES = tuple(efficientnet.VARIANTS)
@@ -98,6 +98,7 @@ def build(
     frozen: int = 0,
     conventions: Conventions = TENSORFLOW,
     depthwise: str = "auto",
+    folded: bool = False,
 ) -> Network:
     """Makes a network.
 
@@ -113,6 +114,7 @@ def build(
       conventions: those that the weights were trained under.
       depthwise: one of `convolution.METHODS`, or `auto`, the fastest here; `shifted` brings the
         batch norm and the SiLU that suit a CPU, too.
+      folded: to predict only, with the weights that `fold` gives.
 
     Raises:
       UserError: a name, size, dtype or stochastic depth that is not allowed.
@@ -131,12 +133,13 @@ def build(
             padding=conventions.padding,
             norm_epsilon=conventions.norm_epsilon,
             depthwise=convolution.fastest_method() if depthwise == "auto" else depthwise,
+            folded=folded,
         ),
     )
 
     def init(key: PRNGKeyArray) -> Weights:
         variables = module.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
-        return Weights(variables["params"], variables["batch_stats"])
+        return Weights(variables["params"], variables.get("batch_stats", {}))
 
     def normalised(images):
         return (images - jnp.asarray(conventions.mean)) / jnp.asarray(conventions.deviation)
@@ -148,10 +151,18 @@ def build(
         outputs, changed = module.apply(
             variables, normalised(images), train=train, rngs=rngs, mutable=["batch_stats"]
         )
-        return outputs, changed["batch_stats"]
+        return outputs, changed.get("batch_stats", {})
 
     def features(params, batch_stats, images):
         variables = {"params": params, "batch_stats": batch_stats}
         return module.apply(variables, normalised(images), train=False, features_alone=True)
 
     return Network(init, apply, efficientnet.DEPTHS, efficientnet.depth_of, features)
+
+
+def fold(weights: Weights, conventions: Conventions) -> Weights:
+    """The weights of a network as `build` makes it `folded`, which gives the same outputs.
+
+    What is not of batch norm stays; so do the weights of networks that have none.
+    """
+    return Weights(*folding.fold(*weights, conventions.norm_epsilon))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-METHODS = ("xla", "shifted")
+METHODS = ("xla", "shifted", "portable", "plain")
 
 
 def fastest_method(platform: str | None = None) -> str:
@@ -47,9 +47,13 @@ def dense(
     kernel: Float[Array, "k k inputs outputs"],
     stride: int,
     padding: Padding,
+    method: str = "xla",
 ) -> Float[Array, "batch rows columns outputs"]:
-    """Convolution over all channels; one by one pixel and stride 1 is a matrix product."""
-    if kernel.shape[:2] == (1, 1) and stride == 1:
+    """Convolution over all channels; one by one pixel and stride 1 is a matrix product.
+
+    Unless the method is `plain`, for runtimes that know best what to do with convolutions.
+    """
+    if kernel.shape[:2] == (1, 1) and stride == 1 and method != "plain":
         # As one matrix of all pixels: the kernel's gradient then sums over one axis, not three,
         # which takes a CPU a third of the time.
         pixels = images.reshape(-1, images.shape[-1]) @ kernel[0, 0]
@@ -66,9 +70,21 @@ def depthwise(
     padding: Padding,
     method: str,
 ) -> Float[Array, "batch rows columns channels"]:
-    """Convolution of each channel with a kernel of its own, by one of `METHODS`."""
+    """Convolution of each channel with a kernel of its own, by one of `METHODS`.
+
+    `portable` is the fastest one wherever the program is compiled, to predict alone; `plain` is
+    `xla` here, see `dense`.
+    """
     if method not in METHODS:
         raise ValueError(f"depthwise method {method!r}: expected one of {', '.join(METHODS)}")
+    if method == "portable":
+        form = functools.partial(depthwise, stride=stride, padding=padding)
+        return lax.platform_dependent(
+            images,
+            kernel,
+            cpu=functools.partial(form, method="shifted"),
+            default=functools.partial(form, method="xla"),
+        )
     if method == "shifted":
         return _shifted(jnp.pad(images, ((0, 0), *padding, (0, 0))), kernel, stride)
     return lax.conv_general_dilated(

@@ -136,6 +136,7 @@ class Details(NamedTuple):
     padding: str
     norm_epsilon: float
     depthwise: str
+    folded: bool = False  # without batch norm, which convolutions with a bias do; see `fold`
 
 
 def fan_out_normal(
@@ -172,7 +173,8 @@ class Convolution(nn.Module):
             method = self.details.depthwise
             images = convolution.depthwise(images, kernel, self.stride, padding, method)
         else:
-            images = convolution.dense(images, kernel, self.stride, padding)
+            method = self.details.depthwise
+            images = convolution.dense(images, kernel, self.stride, padding, method)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
             images = images + bias.astype(self.details.dtype)
@@ -188,15 +190,15 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images, train: bool) -> Images:
-        block, details = self.plan, self.details
+        block, details, folded = self.plan, self.details, self.details.folded
         wide = block.inputs * block.expansion
         activation = nn.relu6 if self.lite else silu(details)
         shortcut = images
         if block.expansion != 1:
-            images = Convolution(1, wide, details, name="expand")(images)
+            images = Convolution(1, wide, details, bias=folded, name="expand")(images)
             images = activation(norm("expand_norm", details, train)(images))
         images = Convolution(
-            block.kernel, wide, details, block.stride, depthwise=True, name="depthwise"
+            block.kernel, wide, details, block.stride, True, folded, name="depthwise"
         )(images)
         images = activation(norm("depthwise_norm", details, train)(images))
         if block.squeezed:
@@ -204,7 +206,7 @@ class Block(nn.Module):
             mean = Convolution(1, block.squeezed, details, bias=True, name="squeeze")(mean)
             gates = Convolution(1, wide, details, bias=True, name="excite")(nn.silu(mean))
             images = images * nn.sigmoid(gates)
-        images = Convolution(1, block.outputs, details, name="project")(images)
+        images = Convolution(1, block.outputs, details, bias=folded, name="project")(images)
         images = norm("project_norm", details, train)(images)
         if block.stride != 1 or block.inputs != block.outputs:
             return images
@@ -242,18 +244,19 @@ class EfficientNet(nn.Module):
 
         scale = 1.0 if variant.lite else variant.width
         stem, head = (scaled_channels(n, scale) for n in (STEM_CHANNELS, HEAD_CHANNELS))
-        images = Convolution(3, stem, details, 2, name="stem")(images)
+        images = Convolution(3, stem, details, 2, bias=details.folded, name="stem")(images)
         images = settled("stem", activation(norm("stem_norm", details, learns("stem"))(images)))
         for block in plan(variant, self.stochastic_depth):
             name = f"block_{block.stage}_{block.repeat}"
             layer = Block(block, variant.lite, details, name=name)
             images = settled(name, layer(images, learns(name)))
-        images = Convolution(1, head, details, name="head")(images)
+        images = Convolution(1, head, details, bias=details.folded, name="head")(images)
         images = settled("head", activation(norm("head_norm", details, learns("head"))(images)))
         features = images.mean(axis=(1, 2), dtype=jnp.float32)
         if features_alone:
             return features
-        features = nn.Dropout(self.dropout, deterministic=not train)(features)
+        if train:
+            features = nn.Dropout(self.dropout, deterministic=False)(features)
         return nn.Dense(
             self.outputs,
             # Not more than a feature's share: a few outputs must not start out far from the bias.
@@ -263,8 +266,10 @@ class EfficientNet(nn.Module):
         )(features)
 
 
-def norm(name: str, details: Details, train: bool) -> nn.Module:
-    """Batch norm; its statistics are float32 whatever the images are."""
+def norm(name: str, details: Details, train: bool) -> Callable[[Array], Array]:
+    """Batch norm, unless it is folded; its statistics are float32 whatever the images are."""
+    if details.folded:
+        return lambda images: images
     layer = nn.BatchNorm if details.depthwise == "xla" else normalisation.BatchNorm
     return layer(
         use_running_average=not train,
@@ -277,4 +282,4 @@ def norm(name: str, details: Details, train: bool) -> nn.Module:
 
 def silu(details: Details) -> Callable[[Array], Array]:
     """SiLU; where memory is slow, only what it is of is kept for the backward pass."""
-    return nn.silu if details.depthwise == "xla" else jax.checkpoint(nn.silu)
+    return jax.checkpoint(nn.silu) if details.depthwise == "shifted" else nn.silu

@@ -19,12 +19,16 @@ from gzjax.data.devices import Placement
 from gzjax.data.framing import Framing
 from gzjax.errors import UserError, named, one_line
 from gzjax.models import Conventions, Network, Weights, pretrained
-from gzjax.run import checkpoint, recorder, trackers
 from gzjax.run import config as configs
+from gzjax.run import exported, recorder, trackers
 from gzjax.run.config import DataSettings, Options
 from gzjax.run.model import Model, Reading, Training
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Tree
+
+# Galaxies that a CPU predicts at a time: of more, what the layers pass on leaves its caches, and
+# the network takes twice the time.
+PIECE = 8
 
 
 class Run(NamedTuple):
@@ -114,27 +118,34 @@ def build_run(
 
 
 def load(
-    workdir: str | Path, overrides: Mapping[str, Any] | None = None, *, alone: bool = False
+    workdir: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    alone: bool = False,
+    depthwise: str = "auto",
 ) -> Model:
-    """Opens a run at the checkpoint that was best on validation.
+    """Opens a run at the checkpoint that was best on validation, or a model that was exported.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, or of the export; or `hf://owner/name`, an export on the hub.
       overrides: {dotted option: value}, such as {"evaluate.batch_size": 256}.
       alone: use the devices of this process, not of all processes together.
+      depthwise: see `models.build`.
 
     Raises:
       UserError: no checkpoint there, or an override that would make it another run.
     """
-    workdir = Path(workdir)
-    best = checkpoint.read_best(workdir)
+    best = exported.open_best(workdir)
+    workdir = exported.local(workdir)
     options = options_of(best.about, overrides, workdir)
     tree = Tree.from_dict(best.about["tree"])
-    network = build_network(options, tree, Conventions.from_json(best.about["conventions"]))
+    conventions = Conventions.from_json(best.about["conventions"])
+    network = build_network(options, tree, conventions, folded=True, depthwise=depthwise)
     placement = place(options, training=False, alone=alone)
+    fold = jax.jit(lambda weights: models.fold(weights, conventions))
     return build_model(options, tree, network, placement)._replace(
-        weights=jax.device_put(best.average, placement.replicated),
-        raw=best.raw if options.average.decay else None,
+        weights=jax.device_put(fold(best.average), placement.replicated),
+        raw=jax.device_get(fold(best.raw)) if options.average.decay and best.raw else None,
         step=best.step,
         name=str(workdir),
         temperatures=recorder.read_temperatures(workdir, best.step),
@@ -162,7 +173,7 @@ def load_data(
     Raises:
       UserError: something is wrong with them, or they are others by now.
     """
-    about = checkpoint.read_best(Path(workdir)).about
+    about = exported.open_best(workdir).about
     options, tree = options_of(about, overrides, Path(workdir)), Tree.from_dict(about["tree"])
     data = build_data(options, tree, cache, check_images, report)
     data.check_same(about["data"], Path(workdir))
@@ -180,7 +191,7 @@ def describe_run(
     if workdir is None:
         options = configs.typed(config)
         return load_tree(options.data), framing_of(options)
-    about = checkpoint.read_best(workdir).about
+    about = exported.open_best(workdir).about
     return Tree.from_dict(about["tree"]), framing_of(options_of(about, overrides, workdir))
 
 
@@ -253,8 +264,8 @@ def find_origin(options: Options, tree: Tree) -> Origin:
     name, weights = options.model.name, options.model.weights
     if not weights:
         return Origin(Conventions(), lambda drawn: drawn)
-    if Path(weights).is_dir():
-        best = checkpoint.read_best(Path(weights))
+    if Path(weights).is_dir() or weights.startswith(exported.HUB):
+        best = exported.open_best(weights)
         theirs = best.about["config"]
         if theirs["model"]["name"] != name:
             raise UserError(f"{weights} is of {theirs['model']['name']}; expected a run of {name}")
@@ -423,9 +434,17 @@ def _with_fewer(data: Data, settings: DataSettings) -> Data:
 
 
 def build_network(
-    options: Options, tree: Tree, conventions: Conventions, *, depthwise: str = "auto"
+    options: Options,
+    tree: Tree,
+    conventions: Conventions,
+    *,
+    folded: bool = False,
+    depthwise: str = "auto",
 ) -> Network:
-    """The network, which does everything the way that its weights were trained."""
+    """The network, which does everything the way that its weights were trained.
+
+    One that is `folded` takes the weights that `models.fold` gives, and only predicts.
+    """
     return models.build(
         options.model.name,
         image_size=options.model.image_size,
@@ -434,6 +453,7 @@ def build_network(
         stochastic_depth=options.model.stochastic_depth,
         frozen=options.optim.freeze,
         conventions=conventions,
+        folded=folded,
         depthwise=depthwise,
     )
 
@@ -449,7 +469,12 @@ def build_model(options: Options, tree: Tree, network: Network, placement: Place
         likely=options.loss.likely,
         framing=framing_of(options),
         image_size=options.model.image_size,
-        test_views=TestViews(field=views.field, zoom=views.zoom, at_once=evaluate.views_at_once),
+        test_views=TestViews(
+            field=views.field,
+            zoom=views.zoom,
+            at_once=evaluate.views_at_once,
+            piece=PIECE if jax.default_backend() == "cpu" else 0,
+        ),
         views=evaluate.views,
         placement=placement,
         reading=Reading(evaluate.batch_size, data.threads, data.processes),

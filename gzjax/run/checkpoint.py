@@ -34,13 +34,13 @@ class Best(NamedTuple):
 
     step: of it.
     about: what the run is.
-    raw: the weights, on the host.
+    raw: the weights, on the host; None: they were not kept.
     average: their moving average; without averaging, the same.
     """
 
     step: int
     about: dict[str, Any]
-    raw: Weights
+    raw: Weights | None
     average: Weights
 
 

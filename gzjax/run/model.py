@@ -152,9 +152,17 @@ def _embed_step(network, image_size, test_views, views, placement):
 
 
 def _spread(step: Callable[..., Any], placement: Placement) -> jax.stages.Wrapped:
-    # Whole on every process, since each may need all of it.
-    return jax.jit(
+    # Each device takes its galaxies by itself. Whole on every process, since each may need all.
+    weights, batch = placement.replicated.spec, placement.by_galaxy.spec
+    each = jax.shard_map(
         step,
+        mesh=placement.by_galaxy.mesh,
+        in_specs=(weights, batch),
+        out_specs=batch,
+        check_vma=False,
+    )
+    return jax.jit(
+        each,
         in_shardings=(placement.replicated, placement.by_galaxy),
         out_shardings=placement.replicated,
     )

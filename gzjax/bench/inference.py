@@ -1,0 +1,130 @@
+"""How fast galaxies are predicted: the network against ONNX Runtime, decoding, and all together."""
+
+import functools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from gzjax.bench import timing
+from gzjax.bench.plan import Plan, Row, columns, model_of, random_batch
+from gzjax.data import batches, listing
+from gzjax.data.batches import Source
+from gzjax.models import Conventions
+from gzjax.run import build, export, predict
+from gzjax.run.config import Options
+from gzjax.run.model import Model
+
+SIDE = 424  # pixels of the JPEGs, as the challenge's
+BATCHES = 2  # of JPEGs
+
+
+def measure_predict(plan: Plan) -> list[Row]:
+    """The network alone, ONNX Runtime on it, decoding alone, and prediction with 1 view and 16.
+
+    `bound`: images/s that the slower of network and decoding allows; `of bound`: what part of it
+    is reached, of ONNX Runtime's rate by the network.
+    """
+    rows = []
+    for options in plan.combinations():
+        placement = build.place(options, training=False)
+        model = model_of(options, plan.tree, placement, folded=True)
+        init = jax.jit(model.network.init, out_shardings=placement.replicated)
+        model = model._replace(weights=init(jax.random.key(0)))
+        with tempfile.TemporaryDirectory() as folder:
+            number = write_jpegs(plan, options, Path(folder))
+            rows += rows_of(options, plan, model, folder, number)
+    return rows
+
+
+def rows_of(options: Options, plan: Plan, model: Model, folder: str, number: int) -> list[Row]:
+    """The rows of one network, size, batch and type."""
+    batch = {"image": random_batch(options, plan.tree, model.placement)["image"]}
+    size = options.run.batch_size
+    shown = {1: "1 view", 16: "16 views"}
+    calls: dict[str, tuple[int, Callable[[], Any]]] = {
+        f"network, {name}": (
+            size,
+            functools.partial(model.predict_step(views), model.weights, batch),
+        )
+        for views, name in shown.items()
+    }
+    if peer := onnx_runtime(options, plan, model):
+        calls["ONNX Runtime"] = (size, peer)
+    calls["decoding"] = (number, lambda: sum(1 for _ in decoded(model, folder)))
+    for views, name in shown.items():
+        calls[f"--mode predict, {name}"] = (
+            number,
+            functools.partial(predict.predict, model, folder, views=views),
+        )
+    measured = timing.in_turns({name: call for name, (_, call) in calls.items()}, plan.repeats)
+    rates = {name: calls[name][0] / seconds.median for name, seconds in measured.items()}
+    network = rates["network, 1 view"]
+    bounds = {
+        "network, 1 view": rates.get("ONNX Runtime"),
+        "network, 16 views": network / 16,
+        "--mode predict, 1 view": min(network, rates["decoding"]),
+        "--mode predict, 16 views": min(network / 16, rates["decoding"]),
+    }
+    return [
+        columns(options)
+        | {"what": name, "images/s": rate}
+        | {"bound": bounds.get(name) or "", "of bound": rate / b if (b := bounds.get(name)) else ""}
+        for name, rate in rates.items()
+    ]
+
+
+def write_jpegs(plan: Plan, options: Options, folder: Path) -> int:
+    """Writes the recipe's galaxies as JPEGs, enlarged to `SIDE`; returns how many."""
+    data = plan.load(options)
+    number = BATCHES * options.run.batch_size
+    for position in range(number):
+        image = Image.fromarray(data.images[position % len(data.images)])
+        image.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(
+            folder / f"{position}.jpg", quality=90
+        )
+    return number
+
+
+def decoded(model: Model, folder: str) -> Iterator[Any]:
+    """Batches of the JPEGs as prediction reads them."""
+    listed = listing.list_images(folder)
+    source = Source(listed.framed(model.framing), np.arange(len(listed.ids)))
+    reading = model.reading
+    return iter(
+        batches.ordered_batches(
+            source, reading.batch_size, threads=reading.threads, processes=reading.processes
+        )
+    )
+
+
+def onnx_runtime(options: Options, plan: Plan, model: Model) -> Callable[[], Any] | None:
+    """ONNX Runtime on the same network and a batch of its images, by all cores; None without it.
+
+    Its threads do not wait busily, which would take the cores from the others' turns.
+    """
+    try:
+        import jax2onnx  # noqa: F401
+        import onnxruntime
+    except ImportError:
+        return None
+    plain = build.build_network(options, plan.tree, Conventions(), folded=True, depthwise="plain")
+    side = options.model.image_size
+    made = export.to_onnx(
+        lambda images: (plain.apply(*model.weights, images, train=False)[0],),
+        jax.ShapeDtypeStruct(("batch", side, side, 3), jnp.float32),
+        ["outputs"],
+    )
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = timing.cores()
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(made, settings)
+    shape = (options.run.batch_size, side, side, 3)
+    images = np.random.default_rng(0).random(shape, np.float32)
+    return lambda: session.run(None, {export.INPUT: images})

@@ -1,0 +1,117 @@
+"""A model as a folder of plain files, which other programs read, too; and a run, by its folder.
+
+config.json          what timm calls the network, and under `gzjax` what the run was
+gzjax.safetensors    the weights under our names, to be opened again by gzjax
+model.safetensors    the same as timm calls them, kernels as PyTorch has them (OIHW)
+
+What else an export holds, see `gzjax.run.export`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from gzjax import files
+from gzjax.errors import UserError, one_line
+from gzjax.models import Conventions, Weights, pretrained
+from gzjax.models.efficientnet_weights import naming
+from gzjax.run import checkpoint
+from gzjax.run.checkpoint import Best
+
+FORMAT = 1
+CONFIG, OURS, TIMM = "config.json", "gzjax.safetensors", "model.safetensors"
+HUB = "hf://"
+
+
+def open_best(where: str | Path) -> Best:
+    """The best weights of a run by its folder; or those of an export, by its folder or on the hub.
+
+    Raises:
+      UserError: neither is there, or it is damaged.
+    """
+    folder = local(where)
+    return read(folder) if (folder / OURS).exists() else checkpoint.read_best(folder)
+
+
+def local(where: str | Path) -> Path:
+    """A folder as it is; of `hf://owner/name` a copy, fetched from the Hugging Face hub once.
+
+    Raises:
+      UserError: it cannot be fetched.
+    """
+    repository = str(where).removeprefix(HUB)
+    if repository == str(where):
+        return Path(where).expanduser()
+    from huggingface_hub import snapshot_download  # slow to import
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", OURS]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(f"{where}: could not be fetched: {one_line(error)}") from None
+
+
+def write(folder: Path, best: Best, more: Mapping[str, Any]) -> None:
+    """Writes the weights, twice, and config.json.
+
+    Args:
+      folder: that is there.
+      best: of the run.
+      more: to be said in config.json, too.
+    """
+    name = best.about["config"]["model"]["name"]
+    conventions = Conventions.from_json(best.about["conventions"])
+    ours, timm = {}, {}
+    name_of = naming(name, ())
+    for path, leaf in jax.tree.leaves_with_path(best.average._asdict()):
+        layers = [entry.key for entry in path]
+        array = np.asarray(leaf)
+        ours[".".join(layers)] = array
+        turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        timm[name_of(layers[1:])] = np.ascontiguousarray(turned)
+    (folder / OURS).write_bytes(safetensors.numpy.save(ours))
+    (folder / TIMM).write_bytes(safetensors.numpy.save(timm, {"format": "pt"}))
+    size = best.about["config"]["model"]["image_size"]
+    content = {
+        "architecture": "tf_" * (conventions.padding == "same") + name.replace("-", "_"),
+        "num_classes": len(timm["classifier.bias"]),
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "mean": conventions.mean,
+            "std": conventions.deviation,
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
+        },
+        "gzjax": {"format": FORMAT, "step": best.step, "about": best.about, **more},
+    }
+    files.write_json(folder / CONFIG, content)
+
+
+def read(folder: Path) -> Best:
+    """What `write` wrote; the weights are the average alone.
+
+    Raises:
+      UserError: it is damaged, or of another version of gzjax.
+    """
+    try:
+        described = json.loads((folder / CONFIG).read_text())["gzjax"]
+        found, step, about = (described[name] for name in ("format", "step", "about"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / CONFIG}: expected what gzjax exports ({one_line(error)})"
+        ) from None
+    if found != FORMAT:
+        raise UserError(f"{folder / CONFIG}: expected an export of format {FORMAT}, found {found}")
+    weights: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for name, array in pretrained.read_file(folder / OURS).items():
+        *layers, last = name.split(".")
+        place = weights
+        for layer in layers:
+            place = place.setdefault(layer, {})
+        place[last] = array
+    return Best(step, about, None, Weights(**weights))

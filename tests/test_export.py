@@ -1,0 +1,274 @@
+"""An exported model: opened again, as StableHLO and as ONNX; and what its card says."""
+
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from safetensors.numpy import load_file
+
+import gzjax
+from gzjax import trees
+from gzjax.errors import UserError
+from gzjax.models import Conventions, Weights, efficientnet, pretrained
+from gzjax.models.efficientnet import Stage
+from gzjax.run import build, checkpoint, export, exported, recorder
+from gzjax.run import config as configs
+from gzjax.run.checkpoint import Best
+
+# Real networks of two stages: traced in a second.
+SHORT = (Stage(1, 3, 1, 1, 16), Stage(2, 5, 2, 6, 24))
+LITE = Conventions(mean=(0.4, 0.5, 0.6))
+SCORES = {
+    "split": "test", "step": 7, "views": 3, "networks": 1, "data": "real", "galaxies": 10,
+    "training_galaxies": 29, "rmse": 0.1234, "rmse_interval": [0.11, 0.13],
+    "baseline_rmse": 0.2345, "q1_accuracy": 0.75,
+}  # fmt: skip
+
+
+def best_of(world, **options):
+    """The checkpoint of a run, with random weights and statistics."""
+    config = tiny.config(world, evaluate__views=3, **options)
+    typed = configs.typed(config)
+    tree = build.load_tree(typed.data)
+    network = build.build_network(typed, tree, LITE)
+    generator = np.random.default_rng(0)
+
+    def draw(leaf):
+        if len(leaf.shape) > 1:
+            values = generator.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
+        else:
+            values = generator.uniform(0.5, 1.5, leaf.shape)
+        return values.astype(np.float32)
+
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    weights = Weights(*jax.tree.map(draw, tuple(shapes)))
+    about = {
+        "config": config.to_dict(),
+        "tree": tree.to_dict(),
+        "conventions": LITE._asdict(),
+        "data": {},
+        "held_out": "0123",
+    }
+    return Best(7, json.loads(json.dumps(about)), weights, weights)
+
+
+@pytest.fixture(scope="module")
+def patched():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "STAGES", SHORT)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def galaxies(tmp_path_factory):
+    return tiny.folder(tmp_path_factory.mktemp("world") / "galaxies")
+
+
+@pytest.fixture(scope="module")
+def run(patched, galaxies, tmp_path_factory):
+    """A workdir, whose model is trained by likelihood, and the folder of its export."""
+    workdir = tmp_path_factory.mktemp("run")
+    best = best_of(
+        galaxies, model__name="efficientnet-lite0", loss__terms=("dirichlet",),
+        loss__activation="softmax", data__crop=0.8,
+    )  # fmt: skip
+    patched.setattr(checkpoint, "read_best", lambda folder: best)
+    (workdir / "evaluate_test_3_views.json").write_text(json.dumps(SCORES))
+    recorder.temperatures(workdir, 7, {3: 1.7})
+    output = workdir / "exported"
+    gzjax.export(workdir, output)
+    return workdir, output
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).integers(0, 255, (5, 16, 16, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(run, images):
+    """What the run itself predicts: fractions, and the ends of the intervals."""
+    model = gzjax.load(run[0])._replace(framing=build.Framing(1.0, 16))
+    fractions = model.predict(images)[list(model.tree.columns)].to_numpy()
+    assert model.temperature(3) == 1.7
+    believed = model.posterior(images)
+    assert np.ptp(fractions) > 0.3
+    return fractions, *believed.interval(0.9)
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_an_export_opens_like_the_run(run, galaxies):
+    models = [gzjax.load(folder) for folder in run]
+    assert models[0].identity == models[1].identity
+    assert models[1].temperatures == {3: 1.7}
+    assert models[1].raw is None
+    tables = [model.predict(galaxies / "images") for model in models]
+    np.testing.assert_array_equal(*(table.to_numpy() for table in tables))
+    features = [model.embed(galaxies / "images").features for model in models]
+    np.testing.assert_array_equal(*features)
+
+
+def test_stablehlo_gives_the_same(run, images, expected):
+    made = jax.export.deserialize(bytearray((run[1] / "predict.stablehlo").read_bytes()))
+    assert made.platforms == ("cpu", "cuda", "tpu")
+    for number in (1, 5):
+        found = made.call(images[:number])
+        parts = [found[name] for name in ("fractions", "lower", "upper")]
+        assert_same(parts, [each[:number] for each in expected])
+    # On a GPU or TPU, convolutions are left to the libraries there.
+    assert "feature_group_count = 32" in made.mlir_module()
+
+
+def test_onnx_gives_the_same(run, images, expected):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(run[1] / "predict.onnx")
+    assert [each.name for each in session.get_outputs()] == ["fractions", "lower", "upper"]
+    for number in (1, 5):
+        found = session.run(None, {"images": images[:number]})
+        assert_same(found, [each[:number] for each in expected])
+
+
+def test_the_lines_of_the_card_run_without_jax(run, galaxies):
+    workdir, folder = run
+    pixels = np.random.default_rng(2).integers(0, 255, (40, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "galaxy.jpg", format="PNG")
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 11
+    blocked = "import sys; sys.modules.update(jax=None, gzjax=None, flax=None)\n"
+    asked = "\nprint(json.dumps([fractions[0].tolist(), *(end[0].tolist() for end in interval)]))"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + code + asked],
+        cwd=folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    named, found = done.stdout.splitlines()[-2:]
+    assert "shape_round" in named
+    model = gzjax.load(workdir)
+    fractions = model.predict([str(folder / "galaxy.jpg")])[list(model.tree.columns)].to_numpy()
+    believed = model.posterior([str(folder / "galaxy.jpg")]).interval(0.9)
+    assert_same(json.loads(found), [fractions[0], *(end[0] for end in believed)])
+
+
+def test_weights_are_named_as_timm_does(run):
+    best, tensors = checkpoint.read_best(run[0]), load_file(run[1] / "model.safetensors")
+    stem = best.average.params["stem"]["kernel"]
+    np.testing.assert_array_equal(tensors["conv_stem.weight"], stem.transpose(3, 2, 0, 1))
+    assert tensors["blocks.1.0.conv_pwl.weight"].shape == (24, 96, 1, 1)
+    assert tensors["blocks.0.0.bn1.running_mean"].shape == (32,)
+    assert tensors["classifier.weight"].shape == (8, tensors["conv_head.weight"].shape[0])
+    described = json.loads((run[1] / "config.json").read_text())
+    assert described["architecture"] == "tf_efficientnet_lite0"
+    assert described["num_classes"] == 8
+    # The file alone is a place to start from, too.
+    published = pretrained.read(str(run[1] / "model.safetensors"), "efficientnet-lite0")
+    assert published.conventions == LITE
+    found = pretrained.convert(published, "efficientnet-lite0", best.average)
+    jax.tree.map(np.testing.assert_array_equal, found, best.average)
+
+
+def test_a_run_starts_from_an_export(run, galaxies):
+    options = configs.typed(
+        tiny.config(
+            galaxies, model__name="efficientnet-lite0", loss__terms=("dirichlet",),
+            loss__activation="softmax", model__weights=str(run[1]),
+        )
+    )  # fmt: skip
+    origin = build.find_origin(options, build.load_tree(options.data))
+    assert origin.conventions == LITE
+    best = checkpoint.read_best(run[0])
+    drawn = jax.tree.map(np.zeros_like, best.average)
+    jax.tree.map(np.testing.assert_array_equal, origin.begin(drawn), best.average)
+
+
+def test_the_tree_is_a_file_that_loads(run, gz2):
+    assert trees.load(run[1] / "tree.toml") == gzjax.load(run[0]).tree
+    for name in trees.NAMES:
+        content = export.toml(trees.load(name))
+        assert trees.Tree.from_dict(trees.tomllib.loads(content)) == trees.load(name)
+
+
+def test_the_card_says_what_a_score_needs(run):
+    text = (run[1] / "README.md").read_text()
+    row = "| test | 10 real | 3 | 0.1234 [0.1100, 0.1300] | 0.2345 | 75.0 % |"
+    for part in (row, "central 80 %", "license:", "## Limits", "29 of them", "90 % intervals"):
+        assert part in text
+    assert "ynthetic" not in text
+
+
+def test_the_hub_is_asked_for_what_gzjax_reads(run, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def fetch(repository, allow_patterns):
+        asked.append((repository, allow_patterns))
+        if repository == "nobody/nothing":
+            raise OSError("offline")
+        return str(run[1])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert gzjax.load("hf://owner/name").identity == gzjax.load(run[1]).identity
+    assert asked[0] == ("owner/name", ["*.json", "gzjax.safetensors"])
+    with pytest.raises(UserError, match=r"hf://nobody/nothing: could not be fetched: offline"):
+        gzjax.load("hf://nobody/nothing")
+
+
+def test_what_is_there_is_not_overwritten_and_damage_is_named(run, tmp_path):
+    with pytest.raises(UserError, match="already there"):
+        gzjax.export(*run)
+    with pytest.raises(UserError, match="there is no folder"):
+        gzjax.export(run[0], tmp_path / "no" / "folder")
+    for name in (exported.CONFIG, exported.OURS):
+        (tmp_path / name).write_bytes((run[1] / name).read_bytes())
+    config = json.loads((tmp_path / exported.CONFIG).read_text())
+    config["gzjax"]["format"] = 99
+    (tmp_path / exported.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"format 1, found 99"):
+        gzjax.load(tmp_path)
+    (tmp_path / exported.CONFIG).write_text("{")
+    with pytest.raises(UserError, match=r"config.json: expected what gzjax exports"):
+        gzjax.load(tmp_path)
+
+
+def test_without_jax2onnx_the_rest_is_written_and_it_is_said(
+    run, galaxies, images, tmp_path, monkeypatch
+):
+    """Of a model without intervals, too, drawn ones: the card says so."""
+    best = best_of(galaxies, model__name="efficientnet-tiny")
+    best.about["config"]["data"]["kind"] = "sky"
+    monkeypatch.setattr(checkpoint, "read_best", lambda folder: best)
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    said = []
+    report = export.SILENT
+    monkeypatch.setattr(report, "say", said.append)
+    gzjax.export(tmp_path, tmp_path / "e", views=1, report=report)
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == [
+        "README.md", "config.json", "gzjax.safetensors", "model.safetensors", "predict.stablehlo",
+        "tree.toml",
+    ]  # fmt: skip
+    assert "pip install 'gzjax[onnx]'" in said[0]
+    text = (tmp_path / "e" / "README.md").read_text()
+    assert "**Synthetic:**" in text
+    assert "None were recorded" in text
+    assert "onnx" not in text
+    program = (tmp_path / "e" / "predict.stablehlo").read_bytes()
+    found = jax.export.deserialize(bytearray(program)).call(images)
+    assert list(found) == ["fractions"]
+    model = gzjax.load(tmp_path / "e")._replace(framing=build.Framing(1.0, 16))
+    expected = model.predict(images, views=1)[list(model.tree.columns)].to_numpy()
+    assert_same([found["fractions"]], [expected])
+    onnxruntime = pytest.importorskip("onnxruntime")
+    made = export.onnx(gzjax.load(tmp_path / "e", depthwise="plain"), 1)
+    session = onnxruntime.InferenceSession(made)
+    assert_same(session.run(None, {"images": images}), [expected])
