@@ -260,7 +260,7 @@ def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "join", interrupted)
+        patch.setattr(in_parts, "join_parts", interrupted)
         for some, shares, name in ((models[:1], (1.0,), "p.csv"), (models, (0.5, 0.5), "two.csv")):
             with pytest.raises(KeyboardInterrupt):
                 predict_all(some, shares=shares, name=name)
