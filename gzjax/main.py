@@ -167,6 +167,9 @@ def run() -> None:
             if jax.process_index() == 0:
                 recorder.evaluation(workdirs[0], result)
         return
+    if jax.process_count() > 1:
+        # From here on each works by itself: none waits for the others, or ends with them.
+        jax.distributed.shutdown()
     views = given.views[0] if given.views else models[0].views
     shares = evaluate.mixture_of(models, data, views, given.mixture if data else "uniform")
     predict.predict_to_file(
