@@ -581,6 +581,7 @@ def test_the_package_requires_what_the_scripts_install(wheel):
         "": requirements("requirements.txt"),
         "test": requirements("tests/requirements.txt"),
         "fits": {"astropy"},
+        "ray": {"ray"},
         **{kind: {f"jax[{kind}]"} for kind in ("cuda12", "cuda13", "tpu")},
     }
     assert metadata["Name"] == "gzjax"

@@ -529,3 +529,53 @@ def test_processes_that_predict_together_write_the_same_table(cache, predicted, 
     assert not (tmp_path / "both.csv.parts").exists()
     unreadable = "both.csv.unreadable.csv", f"{whole}.unreadable.csv"
     assert (tmp_path / unreadable[0]).read_bytes() == Path(unreadable[1]).read_bytes()
+
+
+def workers_of(process):
+    """Ids of the workers that are predicting, among all that a process started."""
+    parents, titles = {}, {}
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                parents[int(pid)] = int(file.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{pid}/cmdline") as file:
+                titles[int(pid)] = file.read()
+        except OSError:
+            continue
+    found = []
+    for pid, title in titles.items():
+        above = pid
+        while above in parents and above != process.pid:
+            above = parents[above]
+        if above == process.pid and title.startswith("ray::Worker.see"):
+            found.append(pid)
+    return found
+
+
+def test_a_prediction_by_workers_one_of_which_is_killed_is_the_same(cache, predicted, tmp_path):
+    pytest.importorskip("ray")
+    (arguments, whole), output = predicted, tmp_path / "ray.csv"
+    engine = ["--engine", "ray", "--worker_cores", "1", "--output", output]
+    parts = tmp_path / "ray.csv.parts"
+    with subprocess.Popen(
+        command(cache, *arguments, *engine), cwd=ROOT, env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        deadline, workers, done = time.monotonic() + 240, [], {}
+        while not workers or len(done) < 2:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            done = {file: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+            workers = workers_of(process)
+        os.kill(workers[0], signal.SIGKILL)
+        while not output.exists() and process.poll() is None:
+            for file, written in done.items():  # nothing finished is written again
+                if file.exists():
+                    assert file.stat().st_mtime_ns == written
+            time.sleep(0.05)
+        printed = process.communicate()[0]
+    assert process.returncode == 0, printed
+    assert "a worker of Ray is lost; another one takes over" in printed
+    assert output.read_bytes() == whole.read_bytes()
+    unreadable = pd.read_csv(tmp_path / "ray.csv.unreadable.csv")
+    assert unreadable["GalaxyID"].tolist() == [60, 61]
