@@ -12,6 +12,8 @@ setup(
     extras_require={
         **{kind: [f"jax[{kind}]"] for kind in ("cuda12", "cuda13", "tpu")},
         "fits": ["astropy>=7,<9"],
+        "s3": ["s3fs"],
+        "gcs": ["gcsfs"],
         "ray": ["ray>=2.40,<3"],
         "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
     },

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import absl.logging
 from absl import app, flags
 
-from gzjax import files
+from gzjax import files, remote
 from gzjax.errors import UserError
 from gzjax.run import command_line
 
@@ -120,6 +120,9 @@ def run() -> None:
         jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
     report = Report(loud=jax.process_index() == 0)
     workdirs = [command_line.path(name) for name in given.workdir or [default_workdir()]]
+    far = [str(workdir) for workdir in workdirs if remote.is_remote(workdir)]
+    if far and given.mode not in ("predict", "embed"):
+        raise UserError(f"--workdir {far[0]}: expected a folder of this machine, but to predict")
     data_options = {"cache": cache, "check_images": given.check_images, "report": report}
 
     if given.mode == "train":

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from gzjax import remote
 from gzjax.data.framing import FitsSettings as FitsSettings
 from gzjax.data.framing import Framing as Framing
 from gzjax.data.paths import FITS, NEEDS_ASTROPY, Encoded, is_fits
@@ -123,6 +124,7 @@ def fault_text(error: Exception) -> str:
 @contextlib.contextmanager
 def _opened(file: Encoded) -> Iterator[Image.Image]:
     """An image of which all is known to be usable but its pixels."""
+    file = remote.read(file) if isinstance(file, str) and "://" in file else file
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
         try:
             image = Image.open(stream, formats=FORMATS)

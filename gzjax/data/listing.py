@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gzjax import remote
 from gzjax.data import names, packs
 from gzjax.data.images import (
     SUFFIXES,
@@ -44,7 +45,7 @@ from gzjax.data.rows import (
     read_chunks,
     texts,
 )
-from gzjax.errors import UserError
+from gzjax.errors import UserError, renamed
 
 
 class Listing(NamedTuple):
@@ -122,9 +123,9 @@ def list_images(what: Any) -> Listing:
       what: a folder, searched with all folders in it; a pattern such as `images/10*.jpg`, where
         `**` stands for any folders; a CSV or Parquet table with a column of files, paths relative
         to the table; a Parquet table that holds the images themselves, or a folder or a pattern of
-        such; the folder of a pack; a single image; or, from Python, a sequence of paths, a
-        DataFrame with a column of files, or an array uint8[galaxies, height, width, 3], whose
-        GalaxyIDs are 0, 1, ...
+        such; the folder of a pack; a single image; a URL of images or of a table of files; or, from
+        Python, a sequence of paths, a DataFrame with a column of files, or an array
+        uint8[galaxies, height, width, 3], whose GalaxyIDs are 0, 1, ...
 
     Raises:
       UserError: nothing there, or one GalaxyID twice.
@@ -152,6 +153,8 @@ def list_images(what: Any) -> Listing:
 
 
 def _of_path(name: str) -> Listing:
+    if remote.is_remote(name):
+        return _of_url(name)
     path = Path(name)
     if packs.is_pack(path):
         return Listing(list(packs.read_ids(path)), [], path)
@@ -168,13 +171,7 @@ def _of_path(name: str) -> Listing:
     if path.suffix == ".parquet" and path.is_file() and holds_images(path):
         return _of_shards([name])
     if name.lower().endswith(TABLES) and not glob.has_magic(name):
-        header = column_names(path)
-        wanted = [first_of([each], header) for each in (*FILE_COLUMNS, "subfolder")]
-        wanted.append(first_of(ID_COLUMNS, header))
-        # As text, since a galaxy may be called 007, or NA.
-        options = {"dtype": str, "keep_default_na": False}
-        tables = read_chunks(path, [*filter(None, wanted)], names.CHUNK, **options)
-        return _of_tables(tables, name, path.parent, header)
+        return _of_table_file(path, name, path.parent)
     if os.path.isfile(path_of(name)):
         found = [name]
         expected = f"expected an image ({', '.join(SUFFIXES)}), a folder of them, or a table"
@@ -187,6 +184,32 @@ def _of_path(name: str) -> Listing:
     if not found:
         raise UserError(f"{name}: {expected}")
     return _of_files(found, name)
+
+
+def _of_url(url: str) -> Listing:
+    """Of images, or a table of their files, on another machine; see `gzjax.remote`."""
+    if url.lower().endswith(TABLES) and "*" not in url:
+        with remote.copied(url) as copy, renamed(copy, url):
+            return _of_table_file(copy, url, url.rpartition("/")[0])
+    if is_image(os.path.basename(path_of(url))) and "*" not in url:
+        return _of_files([url], url)
+    found = [file for file in in_order(remote.find(url)) if is_image(os.path.basename(file))]
+    if not found:
+        raise UserError(
+            f"{url}: expected an image ({', '.join(SUFFIXES)}), a folder of them, a pattern or a "
+            "table of their files"
+        )
+    return _of_files(found, url)
+
+
+def _of_table_file(path: Path, where: str, folder: str | Path) -> Listing:
+    header = column_names(path)
+    wanted = [first_of([each], header) for each in (*FILE_COLUMNS, "subfolder")]
+    wanted.append(first_of(ID_COLUMNS, header))
+    # As text, since a galaxy may be called 007, or NA.
+    options = {"dtype": str, "keep_default_na": False}
+    tables = read_chunks(path, [*filter(None, wanted)], names.CHUNK, **options)
+    return _of_tables(tables, where, folder, header)
 
 
 def _of_files(files: Iterable[str], where: str) -> Listing:
@@ -305,7 +328,8 @@ def _seen_from(folder: str | Path, files: pa.Array) -> pa.Array:
     """`os.path.join` of a folder and paths."""
     folder = os.path.join(folder, "")
     joined = pc.binary_join_element_wise(folder, files, "")
-    return pc.if_else(pc.starts_with(files, os.sep), files, joined)
+    whole = pc.match_substring_regex(files, f"^{os.sep}|{remote.PATTERN}")
+    return pc.if_else(whole, files, joined)
 
 
 def _of_arrays(pixels: np.ndarray) -> Listing:

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gzjax import remote
 from gzjax.data.catalogue import by_galaxy, check_name
 from gzjax.data.paths import check_astropy
 from gzjax.errors import UserError
@@ -100,6 +101,8 @@ def keep(
                 named = files is not None
                 if files is not None:
                     check_astropy(file.as_py() for file in files)
+                    if pc.any(pc.match_substring(files, "://")).as_py():
+                        remote.check(files.to_pylist())
                 for column, digest in zip(columns[: 1 + named], digests, strict=False):
                     if not pc.all(pc.utf8_is_printable(column)).as_py():
                         _check_names(column.to_pylist(), where)

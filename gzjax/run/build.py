@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gzjax import files, models, optim, trees
+from gzjax import files, models, optim, remote, trees
 from gzjax.augment import TestViews
 from gzjax.data import batches, dataset, devices
 from gzjax.data.dataset import Data, Split
 from gzjax.data.devices import Placement
 from gzjax.data.framing import Framing
-from gzjax.errors import UserError, named, one_line
+from gzjax.errors import UserError, named, one_line, renamed
 from gzjax.models import Conventions, Network, Weights, pretrained
 from gzjax.run import checkpoint, recorder
 from gzjax.run import config as configs
@@ -114,13 +114,16 @@ def load(
     """Opens a run at the checkpoint that was best on validation.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, or its URL.
       overrides: {dotted option: value}, such as {"evaluate.batch_size": 256}.
       alone: use the devices of this process, not of all processes together.
 
     Raises:
       UserError: no checkpoint there, or an override that would make it another run.
     """
+    if remote.is_remote(workdir):
+        with remote.run_copied(str(workdir)) as copy, renamed(copy, str(workdir)):
+            return load(copy, overrides, alone=alone)._replace(name=str(workdir))
     workdir = Path(workdir)
     best = checkpoint.read_best(workdir)
     options = options_of(best.about, overrides, workdir)

@@ -12,7 +12,6 @@ DuckDB and others, which skip files that begin with an underscore.
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from gzjax import files
+from gzjax import files, remote
 from gzjax.data import batches
 from gzjax.data.batches import Source
 from gzjax.data.images import UNREACHABLE, Framing
@@ -107,7 +106,8 @@ class Parts:
 
     def _rows_in(self, rows: range) -> int:
         try:
-            return pyarrow.parquet.read_metadata(self.file(rows)).num_rows
+            with self.file(rows).open("rb") as file:
+                return pyarrow.parquet.read_metadata(file).num_rows
         except (OSError, pyarrow.ArrowInvalid):
             return 0
 
@@ -119,7 +119,8 @@ class Parts:
     def tables(self) -> Iterator[pyarrow.Table]:
         """The part files in order."""
         for rows in self.ranges:
-            yield pyarrow.parquet.read_table(self.file(rows))
+            with self.file(rows).open("rb") as file:
+                yield pyarrow.parquet.read_table(file)
 
 
 def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
@@ -132,7 +133,9 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
         named = " or ".join(suffix for suffix in suffixes if suffix)
         folder = ", or that has no dot, a folder of parts" * ("" in suffixes)
         raise UserError(f"--output {output}: expected a name that ends with {named}{folder}")
-    if not output.parent.is_dir():
+    if remote.is_remote(output):
+        remote.check([str(output)])
+    elif not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
     if output.exists() and not (output / JOB).exists():
         raise UserError(f"--output {output} is already there; delete it, or name another")
@@ -222,7 +225,7 @@ def _finish(
             report.say("the parts are joined by another process")
             return
         unreadable = join_parts(parts, output, join)
-        shutil.rmtree(parts.folder)
+        files.remove_folder(parts.folder)
     report.say(f"{output}: {number - unreadable} galaxies")
     if unreadable:
         report.say(f"unreadable images: {unreadable}; see {output}.unreadable.csv")

@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow
 
+from gzjax import remote
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError, one_line
 from gzjax.run.build import load
@@ -91,7 +92,7 @@ def connect(
     each = "a GPU each" if "num_gpus" in options else f"CPU cores each: {cores}"
     report.say(f"workers of Ray: {number}, {each}")
     actor = ray.remote(**options)(Worker)
-    paths = [workdir.absolute() for workdir in workdirs]
+    paths = [path if remote.is_remote(path) else path.absolute() for path in workdirs]
 
     def start() -> Any:
         return actor.remote(paths, dict(overrides), str(cache))
