@@ -422,3 +422,11 @@ def test_shards_of_other_columns_are_named_and_empty_ones_skipped(tmp_path):
     (tmp_path / "c.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"c\.parquet: not readable as a table"):
         list_images(tmp_path)
+
+
+def test_text_that_is_no_utf8_is_told_in_one_line(tmp_path):
+    buffers = [None, pa.py_buffer(np.int32([0, 5, 10])), pa.py_buffer(b"a.jpgb\xe9jpg")]
+    column = pa.Array.from_buffers(pa.string(), 2, buffers)
+    pyarrow.parquet.write_table(pa.table({"file": column}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: not readable as a table: .*UTF8"):
+        list_images(tmp_path / "t.parquet")

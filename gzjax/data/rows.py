@@ -227,7 +227,12 @@ def read_chunks(
 
 
 def _plain(table: pa.Table) -> pd.DataFrame:
-    """A DataFrame of an Arrow table; dictionaries are written out."""
+    """A DataFrame of an Arrow table; dictionaries are written out.
+
+    Raises:
+      ArrowInvalid: text that is no UTF-8.
+    """
+    table.validate(full=True)
     for place, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             plain = table.column(place).cast(field.type.value_type)

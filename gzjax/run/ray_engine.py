@@ -75,7 +75,7 @@ def connect(
     try:
         with warnings.catch_warnings():  # JAX warns of any fork; these start programs at once
             warnings.simplefilter("ignore", RuntimeWarning)
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS: no cluster at {address}: {one_line(error)}") from None
     machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
