@@ -430,3 +430,25 @@ def test_text_that_is_no_utf8_is_told_in_one_line(tmp_path):
     pyarrow.parquet.write_table(pa.table({"file": column}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"t\.parquet: not readable as a table: .*UTF8"):
         list_images(tmp_path / "t.parquet")
+
+
+def test_the_digest_changes_with_where_images_are_inside_parquet_files(tmp_path):
+    digests = []
+    for ends in (1, 2):
+        parquet_of(tmp_path / "a.parquet", "xyz"[:ends], (1, 2, 3)[:ends], id=["1", "2"][:ends])
+        parquet_of(
+            tmp_path / "b.parquet", "xyz"[ends:], (1, 2, 3)[ends:], id=["2", "3"][ends - 1 :]
+        )
+        found = list_images(tmp_path)
+        assert found.ids == ["1", "2", "3"]
+        digests.append(found.digest)
+    assert digests[0] != digests[1]
+
+
+def test_the_columns_of_a_long_table_are_those_of_its_first_rows(many):
+    folder, table = many
+    (folder / "b").mkdir()
+    (folder / "b" / "0.jpg").touch()
+    paths = [f"b/{n}.jpg" for n in range(1000)]
+    table.rename(columns={"file": "file_loc"}).assign(path=paths).to_csv(folder / "t.csv")
+    assert list_images(folder / "t.csv").files == [f"{folder}/{path}" for path in paths]

@@ -52,15 +52,18 @@ def filled(output, crowd, number, broken=(), readable=False):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_parts_are_joined_in_order(tmp_path, crowd, gz2, suffix):
     output = tmp_path / f"p{suffix}"
-    parts = filled(output, crowd, 30, broken=(4,))
-    assert join(parts, output) == 1
+    parts = filled(output, crowd, 30, broken=(4, 6, 21))
+    assert join(parts, output) == 3
     table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
     assert list(table.columns) == ["GalaxyID", *gz2.columns]
-    assert table["GalaxyID"].astype(int).tolist() == [n for n in range(30) if n != 4]
-    expected = np.delete(crowd[:30], 4, axis=0)
+    assert table["GalaxyID"].astype(int).tolist() == [n for n in range(30) if n not in (4, 6, 21)]
+    expected = np.delete(crowd[:30], (4, 6, 21), axis=0)
     np.testing.assert_allclose(table[list(gz2.columns)], expected, atol=6e-7)
     listed = pd.read_csv(tmp_path / f"p{suffix}.unreadable.csv")
-    assert listed.to_dict("list") == {"GalaxyID": [4], "fault": ['broken, as "they" say']}
+    assert listed.to_dict("list") == {
+        "GalaxyID": [4, 6, 21],
+        "fault": ['broken, as "they" say'] * 3,
+    }
 
 
 def test_words_are_added_where_asked(tmp_path, crowd, gz2):

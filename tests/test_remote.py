@@ -186,3 +186,11 @@ def test_a_prediction_from_s3_to_s3_with_a_run_there_is_the_same(world, bucket, 
     rows = pd.concat([pd.read_parquet(there.open(name)) for name in sorted(parts)])
     assert len(rows) == tiny.GALAXIES + 1
     assert (rows["fault"] != "").sum() == 1
+
+
+def test_what_others_write_is_seen(bucket, tmp_path):
+    boto3 = pytest.importorskip("boto3")
+    (tmp_path / "a.jpg").touch()
+    for name in ("a.jpg", "b.jpg"):
+        boto3.client("s3").upload_file(str(tmp_path / "a.jpg"), "galaxies", f"others/{name}")
+        assert list_images(f"{bucket}/others").files[-1] == f"{bucket}/others/{name}"
