@@ -194,3 +194,4 @@ def test_what_others_write_is_seen(bucket, tmp_path):
     for name in ("a.jpg", "b.jpg"):
         boto3.client("s3").upload_file(str(tmp_path / "a.jpg"), "galaxies", f"others/{name}")
         assert list_images(f"{bucket}/others").files[-1] == f"{bucket}/others/{name}"
+        assert remote.filesystem(bucket).ls(f"{bucket}/others")[-1] == f"galaxies/others/{name}"
