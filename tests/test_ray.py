@@ -32,6 +32,13 @@ class Worker:
         return see(self.folder, part)
 
 
+def test_an_address_where_no_cluster_is_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    report = gzjax.Report(loud=False)
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS: no cluster at 127\.0\.0\.1:1: "):
+        ray_engine.connect([], {}, cache=tmp_path, cores=1, report=report)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     os.environ.pop("RAY_ADDRESS", None)

@@ -10,6 +10,8 @@ images have to be.
 import collections
 import logging
 import os
+import re
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,11 +74,14 @@ def connect(
         raise UserError(NEEDS_RAY) from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS") or "local"
+    place = re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address)
     try:
+        if place is not None:  # which Ray would try for minutes
+            socket.create_connection((place[1], int(place[2])), timeout=10).close()
         with warnings.catch_warnings():  # JAX warns of any fork; these start programs at once
             warnings.simplefilter("ignore", RuntimeWarning)
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS: no cluster at {address}: {one_line(error)}") from None
     machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
     number = int(sum(each.get("GPU", 0) for each in machines))
