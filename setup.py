@@ -16,6 +16,9 @@ setup(
         "mlflow": ["mlflow-skinny>=3,<4"],
         "umap": ["umap-learn>=0.5.7,<1"],
         "onnx": ["jax2onnx>=0.17,<1", "onnxruntime>=1.24,<2"],
+        "s3": ["s3fs"],
+        "gcs": ["gcsfs"],
+        "ray": ["ray>=2.40,<3"],
         "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
     },
 )

@@ -21,6 +21,15 @@ def named(what: str) -> Iterator[None]:
         raise UserError(f"{what}{error}") from error.__cause__
 
 
+@contextlib.contextmanager
+def renamed(copy: object, original: str) -> Iterator[None]:
+    """Names the original instead of its copy in the message of a `UserError`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(copy), original)) from error.__cause__
+
+
 def one_line(text: object) -> str:
     """A text as one printable line of at most 300 characters; of a silent exception, its type."""
     words = "".join(c if c.isprintable() else " " for c in str(text)).split()

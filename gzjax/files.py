@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gzjax import remote
 from gzjax.errors import UserError
 
 try:
@@ -24,6 +26,11 @@ def replacing(file: Path) -> Iterator[Path]:
     Whatever happens, `file` is either as it was or complete: after a power cut, a full disk, or
     where another process replaces the same file.
     """
+    if remote.is_remote(file):
+        with tempfile.TemporaryDirectory(prefix="gzjax-") as folder:
+            yield (copy := Path(folder) / file.name)
+            remote.write(copy, str(file))
+        return
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
     try:
         yield unfinished
@@ -58,11 +65,14 @@ def read_json(file: Path) -> dict[str, Any]:
 def locked(file: Path) -> Iterator[None]:
     """Holds the lock `file` within the block; the system releases it if the process dies.
 
-    File systems without locks (some network ones) are not protected.
+    File systems without locks (some network ones, and URLs) are not protected.
 
     Raises:
       UserError: another process holds it.
     """
+    if remote.is_remote(file):
+        yield
+        return
     with file.open("a") as stream:
         if fcntl is not None:
             try:
@@ -75,6 +85,14 @@ def locked(file: Path) -> Iterator[None]:
             except OSError:  # no locks on this file system
                 pass
         yield
+
+
+def remove_folder(folder: Path) -> None:
+    """Deletes a folder with all in it."""
+    if remote.is_remote(folder):
+        remote.filesystem(str(folder)).rm(str(folder), recursive=True)
+    else:
+        shutil.rmtree(folder)
 
 
 def cache_folder() -> Path:

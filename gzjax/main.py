@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 import absl.logging
 from absl import app, flags
 
-from gzjax import files
+from gzjax import files, remote
 from gzjax.errors import UserError
 from gzjax.run import command_line
 
 if TYPE_CHECKING:
+    from gzjax.run.parts import Engine
     from gzjax.run.report import Report
 
 MODES = (
@@ -91,6 +92,13 @@ flags.DEFINE_list("campaigns", [], "Of a tree of several: those to predict, such
 flags.DEFINE_string(
     "part", "1/1", "Of several processes that predict into one output: 2/8 is the second of eight."
 )
+flags.DEFINE_enum(
+    "engine",
+    "",
+    ("", "ray"),
+    "Who predicts or embeds: this process, or workers of Ray, here or in the cluster RAY_ADDRESS.",
+)
+flags.DEFINE_integer("worker_cores", 4, "CPU cores of a worker of Ray where there is no GPU.", 1)
 flags.DEFINE_integer("range", 4096, "Images predicted between two savings.", 1)
 flags.DEFINE_string(
     "profile", "", "Training steps to trace into WORKDIR/profile: 10:15 are these six."
@@ -133,8 +141,18 @@ def run() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     if given.distributed:
         start_distributed()
+    if given.engine:
+        if given.distributed or given.mode not in ("predict", "embed"):
+            raise UserError("--engine: expected --mode predict or embed, without --distributed")
+        jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
     report = Report(loud=jax.process_index() == 0)
-    workdirs = [exported.local(name) for name in given.workdir or [default_workdir()]]
+    names = given.workdir or [default_workdir()]
+    workdirs = [
+        exported.local(name) if exported.on_hub(name) else command_line.path(name) for name in names
+    ]
+    far = [str(workdir) for workdir in workdirs if remote.is_remote(workdir)]
+    if far and given.mode not in ("predict", "embed"):
+        raise UserError(f"--workdir {far[0]}: expected a folder of this machine, but to predict")
     data_options = {"cache": cache, "check_images": given.check_images, "report": report}
 
     if given.mode in ("train", "show"):
@@ -178,7 +196,7 @@ def run() -> None:
         if jax.process_count() > 1:
             share = jax.process_index() + 1, jax.process_count()
     if given.mode in ("embed", "similar", "anomalies"):
-        run_embeddings(workdirs, overrides, output, share, report)
+        run_embeddings(workdirs, overrides, cache, output, share, report)
         return
     if given.mode == "report":
         if len(workdirs) > 1:
@@ -205,8 +223,12 @@ def run() -> None:
             if jax.process_index() == 0:
                 recorder.evaluation(workdirs[0], result)
         return
+    if jax.process_count() > 1:
+        # From here on each works by itself: none waits for the others, or ends with them.
+        jax.distributed.shutdown()
     views = given.views[0] if given.views else models[0].views
     shares = evaluate.mixture_of(models, data, views, given.mixture if data else "uniform")
+    connected = engine(workdirs, overrides, cache, report)
     predict.predict_to_file(
         models,
         given.images,
@@ -218,12 +240,26 @@ def run() -> None:
         wanted=columns.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
         size=given.range,
         share=share,
+        engine=connected,
     )
+
+
+def engine(
+    workdirs: Sequence[Path], overrides: Mapping[str, Any], cache: Path, report: "Report"
+) -> "Engine | None":
+    """What `--engine` names; None: this process."""
+    if not flags.FLAGS.engine:
+        return None
+    from gzjax.run import ray_engine
+
+    cores = flags.FLAGS.worker_cores
+    return ray_engine.connect(workdirs, overrides, cache=cache, cores=cores, report=report)
 
 
 def run_embeddings(
     workdirs: Sequence[Path],
     overrides: Mapping[str, Any],
+    cache: Path,
     output: Path,
     share: tuple[int, int],
     report: "Report",
@@ -244,6 +280,7 @@ def run_embeddings(
             report=report,
             size=given.range,
             share=share,
+            engine=engine(workdirs, overrides, cache, report),
         )
         return
     embeddings = command_line.path(given.embeddings)

@@ -1,5 +1,6 @@
 """The Python door: what a notebook gets is what the commands write."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,25 @@ def test_the_notebook_gives_what_the_command_gives(world, models, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
 
 
+def test_progress_is_told_by_this_process_and_by_an_engine(world, models, tmp_path):
+    def engine(see, tasks):
+        done = [(rows, see(models[:1], part, lambda _: None)) for rows, part in tasks]
+        return reversed(done)  # they come in any order
+
+    for name, other, expected in (
+        ("a.csv", None, [(8, 48), (16, 48), (20, 48), (28, 48), (36, 48), (40, 48), (48, 48)]),
+        ("b.csv", engine, [(8, 48), (28, 48), (48, 48)]),
+    ):
+        told, report = [], gzjax.Report(loud=False)
+        report.task = lambda _, told=told: contextlib.nullcontext(lambda *each: told.append(each))
+        predict.predict_to_file(
+            models[:1], str(world / "images"), tmp_path / name, views=1, shares=np.ones(1),
+            readable=False, report=report, size=20, engine=other,
+        )  # fmt: skip
+        assert told == expected
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
 def test_an_interrupted_prediction_resumes_with_what_is_missing(
     world, models, tmp_path, monkeypatch, capsys
 ):
@@ -283,7 +303,7 @@ def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "join", interrupted)
+        patch.setattr(in_parts, "join_parts", interrupted)
         for some, shares, name in ((models[:1], (1.0,), "p.csv"), (models, (0.5, 0.5), "two.csv")):
             with pytest.raises(KeyboardInterrupt):
                 predict_all(some, shares=shares, name=name)

@@ -54,7 +54,7 @@ def file_of(path, features, ids=None):
     """Embeddings on disk."""
     ids = [str(n) for n in range(len(features))] if ids is None else ids
     some = embeddings.table(ids, features.astype(np.float16), [""] * len(ids))
-    embeddings.write(path, [some], {})
+    parts.write_parquet([some.drop_columns("fault")], path, embeddings.metadata({}))
     return path
 
 

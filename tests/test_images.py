@@ -328,4 +328,4 @@ def test_a_folder_is_searched_with_all_in_it_each_once(tmp_path):
 
 def test_a_folder_that_vanishes_is_not_skipped(tmp_path):
     with pytest.raises(UserError, match="gone: cannot be searched for images: No such file"):
-        images.find_files(tmp_path / "gone")
+        list(images.find_files(tmp_path / "gone"))

@@ -11,6 +11,7 @@ import gzjax
 from gzjax import posterior, trees, votes
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, predict, recorder, train
+from gzjax.run import parts as in_parts
 from gzjax.run.columns import Wanted
 
 KINDS = ("fraction", "90pc-lower", "90pc-upper")
@@ -150,7 +151,7 @@ def test_parts_with_other_columns_are_not_taken_over(world, model, tmp_path, mon
         )  # fmt: skip
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "join", lambda *_: 1 / 0)
+        patch.setattr(in_parts, "join_parts", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             predicted(columns="survey")
     for wanted in ({"columns": "both"}, {"columns": "survey", "volunteers": 5}):

@@ -581,6 +581,9 @@ def test_the_package_requires_what_the_scripts_install(wheel):
         "": requirements("requirements.txt"),
         "test": requirements("tests/requirements.txt"),
         "fits": {"astropy"},
+        "s3": {"s3fs"},
+        "gcs": {"gcsfs"},
+        "ray": {"ray"},
         **{kind: {f"jax[{kind}]"} for kind in ("cuda12", "cuda13", "tpu")},
     }
     assert metadata["Name"] == "gzjax"

@@ -333,3 +333,122 @@ def test_files_are_found_as_in_training(tmp_path):
         assert listed.ids == ["1", "2"]
     table.to_csv(tmp_path / "t.csv", index=False)
     assert list_images(tmp_path / "t.csv").files == ["/gone/x.png", "/gone/y.png"]
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """A table of 1,000 galaxies that is read in pieces of 64, in three formats."""
+    monkeypatch.setattr(listing.names, "CHUNK", 64)
+    ids = [str(10**17 + 3 * n) for n in range(1000)]
+    table = pd.DataFrame({"id_str": ids, "file": [f"a/{n}.jpg" for n in range(1000)]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.astype({"id_str": np.int64}).to_parquet(tmp_path / "t.parquet", row_group_size=130)
+    return tmp_path, table
+
+
+def test_a_long_listing_is_the_same_in_pieces(many):
+    folder, table = many
+    whole = list_images(table.assign(file=f"{folder}/" + table["file"]))
+    for name in ("t.csv", "t.parquet"):
+        found = list_images(folder / name)
+        assert found.ids == table["id_str"].tolist()
+        assert found.files == [f"{folder}/{file}" for file in table["file"]]
+        assert found.digest == whole.digest
+        part = found.part(range(60, 135))
+        assert part.ids == table["id_str"].tolist()[60:135]
+        assert part.files == found.files[60:135] == list(found.files)[60:135]
+        assert found.ids[999] == table["id_str"].iloc[999]
+    swapped = table.iloc[[*range(500), 501, 500, *range(502, 1000)]]
+    assert list_images(swapped).digest != list_images(table).digest
+    moved = pd.DataFrame({"id": ["1", "12"], "file": ["2.jpg", "3.jpg"]})
+    other = moved.assign(id=["11", "2"])  # the same letters
+    assert list_images(moved).digest != list_images(other).digest
+
+
+def test_mistakes_in_a_long_listing_are_named_by_their_row(many):
+    folder, table = many
+    for column, row, value, expected in (
+        ("file", 700, "", "row 701 has nothing in file"),
+        ("id_str", 900, "", "row 901 has nothing in id_str"),
+        ("id_str", 900, table["id_str"][3], r"a/3\.jpg and .*a/900\.jpg are images of one galaxy"),
+        ("file", 800, "a\x9b.jpg", "expected a name in UTF-8, without control characters"),
+    ):
+        wrong = table.copy()
+        wrong.loc[row, column] = value
+        wrong.to_csv(folder / "wrong.csv", index=False)
+        wrong.to_parquet(folder / "wrong.parquet", row_group_size=130)
+        for name in ("wrong.csv", "wrong.parquet"):
+            with pytest.raises(UserError, match=f"{name}: .*{expected}"):
+                list_images(folder / name)
+
+
+def test_galaxies_with_one_hash_are_not_the_same(many, monkeypatch):
+    folder, table = many
+    monkeypatch.setattr(listing.names, "_hashes", lambda ids: np.zeros(len(ids), np.uint64))
+    assert list_images(folder / "t.csv").ids == table["id_str"].tolist()
+
+
+def test_parts_of_every_kind_are_those_images(tmp_path, crowd):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 20, 20, 3), np.uint8)
+    data = Data(
+        ids=tuple("abcde"), images=pixels, votes=crowd[:5].astype(np.float32), splits={},
+        left_out=pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS), label="",
+        tree=trees.load("gz2"), framing=Framing(1.0, 20),
+    )  # fmt: skip
+    packing.write(tmp_path / "pack", data)
+    for n in range(5):
+        Image.fromarray(pixels[n]).save(tmp_path / f"{n}.png")
+    cells = [{"bytes": (tmp_path / f"{n}.png").read_bytes(), "path": None} for n in range(5)]
+    table = pa.table({"id": list("abcde"), "image": cells})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=2)
+    for what in (pixels, tmp_path / "pack", f"{tmp_path}/*.png", tmp_path / "t.parquet"):
+        whole = list_images(what)
+        part = whole.part(range(1, 5)).part(range(1, 3))
+        assert part.ids == whole.ids[2:4]
+        images = part.framed(Framing(1.0, 20))
+        assert images.shape == (2, 20, 20, 3)
+        for n in range(2):
+            np.testing.assert_array_equal(images[n], pixels[n + 2])
+
+
+def test_shards_of_other_columns_are_named_and_empty_ones_skipped(tmp_path):
+    parquet_of(tmp_path / "a.parquet", "xyz", (10, 20, 30), id_str=["1", "2", "3"])
+    schema = pyarrow.parquet.read_schema(tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "b.parquet")
+    assert list_images(tmp_path).ids == ["1", "2", "3"]
+    pd.DataFrame({"id_str": ["4"], "file": ["x.png"]}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(UserError, match=r"c\.parquet: expected a column of encoded images, as "):
+        list_images(tmp_path)
+    (tmp_path / "c.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"c\.parquet: not readable as a table"):
+        list_images(tmp_path)
+
+
+def test_text_that_is_no_utf8_is_told_in_one_line(tmp_path):
+    buffers = [None, pa.py_buffer(np.int32([0, 5, 10])), pa.py_buffer(b"a.jpgb\xe9jpg")]
+    column = pa.Array.from_buffers(pa.string(), 2, buffers)
+    pyarrow.parquet.write_table(pa.table({"file": column}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: not readable as a table: .*UTF8"):
+        list_images(tmp_path / "t.parquet")
+
+
+def test_the_digest_changes_with_where_images_are_inside_parquet_files(tmp_path):
+    digests = []
+    for ends in (1, 2):
+        parquet_of(tmp_path / "a.parquet", "xyz"[:ends], (1, 2, 3)[:ends], id=["1", "2"][:ends])
+        parquet_of(
+            tmp_path / "b.parquet", "xyz"[ends:], (1, 2, 3)[ends:], id=["2", "3"][ends - 1 :]
+        )
+        found = list_images(tmp_path)
+        assert found.ids == ["1", "2", "3"]
+        digests.append(found.digest)
+    assert digests[0] != digests[1]
+
+
+def test_the_columns_of_a_long_table_are_those_of_its_first_rows(many):
+    folder, table = many
+    (folder / "b").mkdir()
+    (folder / "b" / "0.jpg").touch()
+    paths = [f"b/{n}.jpg" for n in range(1000)]
+    table.rename(columns={"file": "file_loc"}).assign(path=paths).to_csv(folder / "t.csv")
+    assert list_images(folder / "t.csv").files == [f"{folder}/{path}" for path in paths]

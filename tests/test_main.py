@@ -469,12 +469,12 @@ def test_ctrl_c_saves_ends_cleanly_and_resumes_bit_identically(cache, finished, 
     assert_identical(final_state(tmp_path), final_state(finished[0]))
 
 
-def test_two_processes_are_one_run(cache, tmp_path):
-    """As SLURM starts them; each reads half of every batch, and the first one writes."""
+def start_two(cache, *arguments):
+    """Two processes as SLURM starts them."""
     address = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
-    processes = [
+    return [
         subprocess.Popen(
-            command(cache, "--distributed", "--workdir", tmp_path, "--config.epochs=1"),
+            command(cache, "--distributed", *arguments),
             cwd=ROOT,
             env=environment()
             | address
@@ -486,6 +486,11 @@ def test_two_processes_are_one_run(cache, tmp_path):
         )
         for number in range(2)
     ]
+
+
+def test_two_processes_are_one_run(cache, tmp_path):
+    """Each reads half of every batch, and the first one writes."""
+    processes = start_two(cache, "--workdir", tmp_path, "--config.epochs=1")
     printed = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     assert "2 cpu devices" in printed[0]
@@ -499,9 +504,10 @@ def test_two_processes_are_one_run(cache, tmp_path):
     assert "holds a run of 2 processes, this one has 1" in refused.stderr
 
 
-def test_a_killed_prediction_resumes_and_ends_the_same(cache, finished, tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+@pytest.fixture(scope="module")
+def predicted(cache, finished, tmp_path_factory):
+    """(arguments, output) of a prediction of 62 images, two of them unreadable."""
+    pictures = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
     for number in range(60):
         side = int(generator.integers(20, 60))
@@ -512,10 +518,16 @@ def test_a_killed_prediction_resumes_and_ends_the_same(cache, finished, tmp_path
     (pictures / "61.jpg").write_text("no image")
     arguments = ["--mode", "predict", "--workdir", finished[0], "--images", pictures]
     arguments += ["--views", "8", "--config.evaluate.batch_size=2", "--range", "4"]
-    whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
+    whole = tmp_path_factory.mktemp("predicted") / "whole.csv"
     done = run(cache, *arguments, "--output", whole)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "images/s" in done.stdout
+    assert len(pd.read_csv(whole)) == 60
+    return arguments, whole
+
+
+def test_a_killed_prediction_resumes_and_ends_the_same(cache, predicted, tmp_path):
+    (arguments, whole), broken = predicted, tmp_path / "broken.csv"
     parts = tmp_path / "broken.csv.parts"
     with subprocess.Popen(
         command(cache, *arguments, "--output", broken), cwd=ROOT, env=environment()
@@ -531,7 +543,68 @@ def test_a_killed_prediction_resumes_and_ends_the_same(cache, finished, tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming after" in done.stdout
     assert broken.read_text() == whole.read_text()
-    assert len(pd.read_csv(whole)) == 60
     unreadable = pd.read_csv(tmp_path / "broken.csv.unreadable.csv")
     assert unreadable["GalaxyID"].tolist() == [60, 61]
     assert unreadable["fault"].str.len().min() > 5
+
+
+def test_processes_that_predict_together_write_the_same_table(cache, predicted, tmp_path):
+    arguments, whole = predicted
+    processes = start_two(cache, *arguments, "--output", tmp_path / "both.csv")
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert "predicting images: 32" in printed[0]
+    assert (tmp_path / "both.csv").read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "both.csv.parts").exists()
+    unreadable = "both.csv.unreadable.csv", f"{whole}.unreadable.csv"
+    assert (tmp_path / unreadable[0]).read_bytes() == Path(unreadable[1]).read_bytes()
+
+
+def workers_of(process):
+    """Ids of the workers that are predicting, among all that a process started."""
+    parents, titles = {}, {}
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                parents[int(pid)] = int(file.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{pid}/cmdline") as file:
+                titles[int(pid)] = file.read()
+        except OSError:
+            continue
+    found = []
+    for pid, title in titles.items():
+        above = pid
+        while above in parents and above != process.pid:
+            above = parents[above]
+        if above == process.pid and title.startswith("ray::Worker.see"):
+            found.append(pid)
+    return found
+
+
+def test_a_prediction_by_workers_one_of_which_is_killed_is_the_same(cache, predicted, tmp_path):
+    pytest.importorskip("ray")
+    (arguments, whole), output = predicted, tmp_path / "ray.csv"
+    engine = ["--engine", "ray", "--worker_cores", "1", "--output", output]
+    parts = tmp_path / "ray.csv.parts"
+    with subprocess.Popen(
+        command(cache, *arguments, *engine), cwd=ROOT, env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        deadline, workers, done = time.monotonic() + 240, [], {}
+        while not workers or len(done) < 2:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            done = {file: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+            workers = workers_of(process)
+        os.kill(workers[0], signal.SIGKILL)
+        while not output.exists() and process.poll() is None:
+            for file, written in done.items():  # nothing finished is written again
+                if file.exists():
+                    assert file.stat().st_mtime_ns == written
+            time.sleep(0.05)
+        printed = process.communicate()[0]
+    assert process.returncode == 0, printed
+    assert "a worker of Ray is lost; another one takes over" in printed
+    assert output.read_bytes() == whole.read_bytes()
+    unreadable = pd.read_csv(tmp_path / "ray.csv.unreadable.csv")
+    assert unreadable["GalaxyID"].tolist() == [60, 61]

@@ -32,6 +32,11 @@ def write(parts, rows, crowd, faults=None, readable=False):
     parts.write(rows, predict.published(table, tree, CHALLENGE, readable))
 
 
+def join(parts, output):
+    write = predict.write_csv if output.suffix == ".csv" else in_parts.write_parquet
+    return in_parts.join_parts(parts, output, write)
+
+
 def missing(parts):
     return parts.missing(parts.ranges)
 
@@ -47,20 +52,23 @@ def filled(output, crowd, number, broken=(), readable=False):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_parts_are_joined_in_order(tmp_path, crowd, gz2, suffix):
     output = tmp_path / f"p{suffix}"
-    parts = filled(output, crowd, 30, broken=(4,))
-    assert predict.join(parts, output) == 1
+    parts = filled(output, crowd, 30, broken=(4, 6, 21))
+    assert join(parts, output) == 3
     table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
     assert list(table.columns) == ["GalaxyID", *gz2.columns]
-    assert table["GalaxyID"].astype(int).tolist() == [n for n in range(30) if n != 4]
-    expected = np.delete(crowd[:30], 4, axis=0)
+    assert table["GalaxyID"].astype(int).tolist() == [n for n in range(30) if n not in (4, 6, 21)]
+    expected = np.delete(crowd[:30], (4, 6, 21), axis=0)
     np.testing.assert_allclose(table[list(gz2.columns)], expected, atol=6e-7)
     listed = pd.read_csv(tmp_path / f"p{suffix}.unreadable.csv")
-    assert listed.to_dict("list") == {"GalaxyID": [4], "fault": ['broken, as "they" say']}
+    assert listed.to_dict("list") == {
+        "GalaxyID": [4, 6, 21],
+        "fault": ['broken, as "they" say'] * 3,
+    }
 
 
 def test_words_are_added_where_asked(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
-    predict.join(filled(output, crowd, 5, readable=True), output)
+    join(filled(output, crowd, 5, readable=True), output)
     table = pd.read_csv(output, keep_default_na=False)
     assert list(table.columns[38:40]) == ["smooth-or-featured", "disk-edge-on"]
     assert table["morphology"].str.len().min() > 3
@@ -109,7 +117,7 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
 def test_a_part_without_any_readable_image_is_no_fault_of_the_table(tmp_path, crowd, gz2, readable):
     output = tmp_path / "p.parquet"
     parts = filled(output, crowd, 8, range(4), readable)
-    assert predict.join(parts, output) == 4
+    assert join(parts, output) == 4
     table = pd.read_parquet(output)
     assert table["GalaxyID"].tolist() == ["4", "5", "6", "7"]
     assert table["Class1.1"].dtype == np.float32
@@ -119,7 +127,7 @@ def test_a_part_without_any_readable_image_is_no_fault_of_the_table(tmp_path, cr
 def test_a_list_of_unreadable_images_is_of_the_last_prediction(tmp_path, crowd, gz2):
     output = tmp_path / "p.csv"
     for broken, listed in (((0,), True), ((), False)):
-        predict.join(filled(output, crowd, 2, broken), output)
+        join(filled(output, crowd, 2, broken), output)
         assert (tmp_path / "p.csv.unreadable.csv").exists() == listed
         for file in (output, *(tmp_path / "p.csv.parts").iterdir()):
             file.unlink()
@@ -130,7 +138,7 @@ def test_a_failed_join_leaves_no_output(tmp_path, crowd, gz2):
     parts = filled(output, crowd, 8)
     parts.file(range(4, 8)).unlink()
     with pytest.raises(FileNotFoundError):
-        predict.join(parts, output)
+        join(parts, output)
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv.parts"]
 
 

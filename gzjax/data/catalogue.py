@@ -64,7 +64,7 @@ def find_images(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected images named by GalaxyID")
-    files = find_files(folder)
+    files = list(find_files(folder))
     return by_galaxy([name_of(file) for file in files], files, folder)
 
 

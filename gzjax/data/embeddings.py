@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float16, Float32, Int64, Shaped
 
-from gzjax import files
 from gzjax.errors import UserError, one_line
 
 BLOCK = 4096  # galaxies that are compared at a time, with as many others
@@ -34,24 +32,9 @@ def table(
     )
 
 
-def write(output: Path, tables: Iterable[pa.Table], about: Mapping[str, Any]) -> pd.DataFrame:
-    """Joins what `table` made, a row group each, without galaxies that have a fault.
-
-    Returns:
-      `GalaxyID` and `fault` of these.
-    """
-    faults, writer = [], None
-    with files.replacing(output) as unfinished:
-        for part in tables:
-            broken = np.array(part["fault"].to_pylist(), object) != ""
-            faults.append(part.select(["GalaxyID", "fault"]).filter(broken).to_pandas())
-            whole = part.drop_columns("fault").filter(~broken)
-            whole = whole.replace_schema_metadata({_KEY: json.dumps(about).encode()})
-            writer = writer or pq.ParquetWriter(unfinished, whole.schema)
-            writer.write_table(whole)
-        if writer is not None:
-            writer.close()
-    return pd.concat(faults)
+def metadata(about: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """What made embeddings, as their file says it; see `read_about`."""
+    return {_KEY: json.dumps(about).encode()}
 
 
 def read_about(file: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from astropy import visualization
 from astropy.io import fits
 from jaxtyping import Float32, UInt8
 
+from gzjax import remote
 from gzjax.data.framing import FitsSettings
 from gzjax.data.images import Unusable, size_fault
 from gzjax.data.paths import Encoded, split_hdu
@@ -93,6 +94,7 @@ def colours(
 
 
 def _opened(file: Encoded) -> Any:
+    file = remote.read(file) if isinstance(file, str) and "://" in file else file
     # Without memory maps, which may kill a process whose disk is gone.
     return fits.open(io.BytesIO(file) if isinstance(file, bytes) else file, memmap=False)
 

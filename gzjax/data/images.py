@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from gzjax import remote
 from gzjax.data.framing import FitsSettings as FitsSettings
 from gzjax.data.framing import Framing as Framing
 from gzjax.data.paths import FITS, NEEDS_ASTROPY, Encoded, is_fits
@@ -123,6 +124,7 @@ def fault_text(error: Exception) -> str:
 @contextlib.contextmanager
 def _opened(file: Encoded) -> Iterator[Image.Image]:
     """An image of which all is known to be usable but its pixels."""
+    file = remote.read(file) if isinstance(file, str) and "://" in file else file
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
         try:
             image = Image.open(stream, formats=FORMATS)
@@ -254,28 +256,34 @@ class JoinedImages(Images):
         return [path for images, _ in self.parts for path in paths_of(images)]
 
 
-def find_files(folder: str | os.PathLike[str]) -> list[str]:
-    """Paths of the images in a folder and in all folders within, in order.
+def find_files(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Paths of the images in a folder and in all folders within, in order; see `in_order`.
 
     Links to folders are followed, each folder is searched once. Hidden ones are skipped.
 
     Raises:
       UserError: a folder that cannot be searched.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be searched for images: {error.strerror}")
-
-    found: list[str] = []
     searched: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+
+    def search(place: str) -> Iterator[str]:
         if os.path.realpath(place) in searched:
-            folders.clear()
-            continue
+            return
         searched.add(os.path.realpath(place))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(place, name) for name in names if is_image(name)]
-    return in_order(found)
+        try:
+            with os.scandir(place) as entries:
+                there = sorted((entry.name, entry.is_dir()) for entry in entries)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: cannot be searched for images: {error.strerror}"
+            ) from None
+        for name, is_folder in there:
+            if is_folder and not name.startswith("."):
+                yield from search(os.path.join(place, name))
+            elif not is_folder and is_image(name):
+                yield os.path.join(place, name)
+
+    return search(os.fspath(folder))
 
 
 def in_order(files: Sequence[str]) -> list[str]:

@@ -1,24 +1,30 @@
 """Which images to predict: a folder, a pattern, a table that names them, a pack, or arrays."""
 
+import contextlib
+import functools
 import glob
 import hashlib
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from gzjax.data import packs
-from gzjax.data.catalogue import by_galaxy
+from gzjax import remote
+from gzjax.data import names, packs
 from gzjax.data.images import (
     SUFFIXES,
     Framing,
     ImageArrays,
     ImageFiles,
     Images,
+    JoinedImages,
     find_files,
     in_order,
     is_image,
@@ -35,10 +41,11 @@ from gzjax.data.rows import (
     cutouts_advice,
     files_in,
     first_of,
-    read_columns,
+    number_of_rows,
+    read_chunks,
     texts,
 )
-from gzjax.errors import UserError
+from gzjax.errors import UserError, renamed
 
 
 class Listing(NamedTuple):
@@ -47,15 +54,29 @@ class Listing(NamedTuple):
     ids: GalaxyIDs, each once; a file's name without its suffix, where no table gives another.
     files: paths; none of a pack or of arrays.
     pack: folder of a pack, if they are of one.
+    rows: of the pack; None: all.
     pixels: uint8[galaxies, height, width, 3], if they are in memory.
     embedded: where they are inside Parquet files, if they are.
     """
 
-    ids: list[str]
-    files: list[str]
+    ids: Sequence[str]
+    files: Sequence[str]
     pack: Path | None = None
+    rows: range | None = None
     pixels: np.ndarray | None = None
     embedded: Cells | None = None
+
+    def part(self, rows: range) -> "Listing":
+        """Some of the images, one after the other; their names are in memory."""
+        cut = slice(rows.start, rows.stop)
+        return Listing(
+            self.ids[cut],
+            self.files[cut],
+            self.pack,
+            None if self.pack is None else (self.rows or range(len(self.ids)))[cut],
+            None if self.pixels is None else self.pixels[cut],
+            None if self.embedded is None else self.embedded.take(cut),
+        )
 
     def framed(self, framing: Framing) -> Images:
         """The images, cut out and rescaled as `images.read_image` does.
@@ -66,7 +87,9 @@ class Listing(NamedTuple):
         if self.pixels is not None:
             return ImageArrays(self.pixels, framing)
         if self.pack is not None:
-            return packs.read(self.pack, tree=None, framing=framing).images
+            changed = (self.pack / packs.MANIFEST).stat().st_mtime_ns
+            packed = _packed(self.pack, framing, changed)
+            return packed if self.rows is None else JoinedImages([(packed, np.array(self.rows))])
         if self.embedded is not None:
             return ParquetImages(self.embedded, framing)
         return ImageFiles(self.files, framing)
@@ -78,25 +101,35 @@ class Listing(NamedTuple):
     @property
     def digest(self) -> str:
         """Changes with any GalaxyID, path or pixel in memory."""
-        digest = hashlib.sha256()
-        cells = self.embedded.names if self.embedded is not None else ()
-        for name in (*self.ids, *self.files, *cells, str(self.pack)):
-            digest.update(name.encode(errors="surrogateescape") + b"\n")
+        digest = hashlib.sha256(str(self.pack).encode(errors="surrogateescape"))
+        for part in (self.ids, self.files):
+            digest.update(names.digest_of(part).encode())
+        if self.embedded is not None:
+            digest.update("\n".join(self.embedded.files).encode(errors="surrogateescape"))
+            digest.update(self.embedded.file.tobytes() + self.embedded.row.tobytes())
         if self.pixels is not None:
             digest.update(f"{self.pixels.shape}".encode() + self.pixels.tobytes())
         return digest.hexdigest()[:16]
 
 
+@functools.lru_cache(maxsize=4)
+def _packed(folder: Path, framing: Framing, changed: int) -> Images:
+    """The images of a pack, opened once for all of its parts."""
+    return packs.read(folder, tree=None, framing=framing).images
+
+
 def list_images(what: Any) -> Listing:
     """Finds images. Whether a file can be read is seen when it is.
+
+    Names of files are not held in memory, see `names.keep`.
 
     Args:
       what: a folder, searched with all folders in it; a pattern such as `images/10*.jpg`, where
         `**` stands for any folders; a CSV or Parquet table with a column of files, paths relative
         to the table; a Parquet table that holds the images themselves, or a folder or a pattern of
-        such; the folder of a pack; a single image; or, from Python, a sequence of paths, a
-        DataFrame with a column of files, or an array uint8[galaxies, height, width, 3], whose
-        GalaxyIDs are 0, 1, ...
+        such; the folder of a pack; a single image; a URL of images or of a table of files; or, from
+        Python, a sequence of paths, a DataFrame with a column of files, or an array
+        uint8[galaxies, height, width, 3], whose GalaxyIDs are 0, 1, ...
 
     Raises:
       UserError: nothing there, or one GalaxyID twice.
@@ -106,96 +139,201 @@ def list_images(what: Any) -> Listing:
     elif isinstance(what, pd.DataFrame):
         name = what.index.name
         known = name is not None and first_of(ID_COLUMNS, [str(name)]) and name not in what.columns
-        listing = _of_table(what.reset_index() if known else what, "images", "")
+        listing = _of_tables([what.reset_index() if known else what], "images", "")
     elif getattr(what, "ndim", 1) != 1:
         listing = _of_arrays(np.asarray(what))
     elif isinstance(what, Iterable):
         paths = pd.Series(list(what), dtype=object)
-        listing = _of_table(pd.DataFrame({"file": paths}), "images", "")
+        listing = _of_tables([pd.DataFrame({"file": paths})], "images", "")
     else:
         raise UserError(
             "images: expected a path, a list of paths, a DataFrame or an array uint8[galaxies, "
             f"height, width, 3], found {type(what).__name__}"
         )
-    where = what if isinstance(what, str | os.PathLike) else "images"
-    if not listing.ids:
+    if not len(listing.ids):
+        where = what if isinstance(what, str | os.PathLike) else "images"
         raise UserError(f"{where}: expected at least one image, found none")
-    if listing.files:
-        advice = f"; a table with the columns {ID_COLUMNS[0]} and file can name them"
-        by_galaxy(listing.ids, listing.files, where, advice)
     return listing
 
 
 def _of_path(name: str) -> Listing:
+    if remote.is_remote(name):
+        return _of_url(name)
     path = Path(name)
     if packs.is_pack(path):
         return Listing(list(packs.read_ids(path)), [], path)
+    found: Iterable[str]
     if path.is_dir():
-        files = find_files(path)
-        shards = (
-            []
-            if files
-            else in_order(glob.glob(f"{glob.escape(name)}/**/*.parquet", recursive=True))
-        )
+        found = find_files(path)
+        first = next(found, None)
+        if first is not None:
+            return _of_files(itertools.chain([first], found), name)
+        shards = in_order(glob.glob(f"{glob.escape(name)}/**/*.parquet", recursive=True))
         if shards:
             return _of_shards(shards)
-        expected = "no image in this folder; expected files such as 100008.jpg"
-    elif path.suffix == ".parquet" and path.is_file() and holds_images(path):
+        raise UserError(f"{name}: no image in this folder; expected files such as 100008.jpg")
+    if path.suffix == ".parquet" and path.is_file() and holds_images(path):
         return _of_shards([name])
-    elif name.lower().endswith(TABLES) and not glob.has_magic(name):
-        # As text, since a galaxy may be called 007, or NA.
-        names = column_names(path)
-        wanted = [first_of([each], names) for each in (*FILE_COLUMNS, "subfolder")]
-        wanted.append(first_of(ID_COLUMNS, names))
-        table = read_columns(path, [*filter(None, wanted)], dtype=str, keep_default_na=False)
-        return _of_table(table, name, path.parent, names)
-    elif os.path.isfile(path_of(name)):
-        files = [name]
+    if name.lower().endswith(TABLES) and not glob.has_magic(name):
+        return _of_table_file(path, name, path.parent)
+    if os.path.isfile(path_of(name)):
+        found = [name]
         expected = f"expected an image ({', '.join(SUFFIXES)}), a folder of them, or a table"
     else:
-        files = in_order(glob.glob(name, recursive=True))
-        if files and all(file.endswith(".parquet") for file in files):
-            return _of_shards(files)
+        found = in_order(glob.glob(name, recursive=True))
+        if found and all(file.endswith(".parquet") for file in found):
+            return _of_shards(found)
         expected = "expected a folder, a pattern that fits images, or a table"
-    files = [file for file in files if is_image(os.path.basename(path_of(file)))]
-    if not files:
+    found = [file for file in found if is_image(os.path.basename(path_of(file)))]
+    if not found:
         raise UserError(f"{name}: {expected}")
-    return Listing([name_of(file) for file in files], files)
+    return _of_files(found, name)
+
+
+def _of_url(url: str) -> Listing:
+    """Of images, or a table of their files, on another machine; see `gzjax.remote`."""
+    if url.lower().endswith(TABLES) and "*" not in url:
+        with remote.copied(url) as copy, renamed(copy, url):
+            return _of_table_file(copy, url, url.rpartition("/")[0])
+    if is_image(os.path.basename(path_of(url))) and "*" not in url:
+        return _of_files([url], url)
+    found = [file for file in in_order(remote.find(url)) if is_image(os.path.basename(file))]
+    if not found:
+        raise UserError(
+            f"{url}: expected an image ({', '.join(SUFFIXES)}), a folder of them, a pattern or a "
+            "table of their files"
+        )
+    return _of_files(found, url)
+
+
+def _of_table_file(path: Path, where: str, folder: str | Path) -> Listing:
+    header = column_names(path)
+    wanted = [first_of([each], header) for each in (*FILE_COLUMNS, "subfolder")]
+    wanted.append(first_of(ID_COLUMNS, header))
+    # As text, since a galaxy may be called 007, or NA.
+    options = {"dtype": str, "keep_default_na": False}
+    tables = read_chunks(path, [*filter(None, wanted)], names.CHUNK, **options)
+    return _of_tables(tables, where, folder, header)
+
+
+def _of_files(files: Iterable[str], where: str) -> Listing:
+    """Of files, which name the galaxies."""
+
+    def chunks() -> Iterator[tuple[pa.Array, pa.Array]]:
+        for some in _batched(files):
+            yield names.strings([name_of(file) for file in some], where), names.strings(some, where)
+
+    return Listing(*_kept(chunks(), where))
+
+
+def _batched(files: Iterable[str]) -> Iterator[list[str]]:
+    files = iter(files)
+    while some := list(itertools.islice(files, names.CHUNK)):
+        yield some
+
+
+def _kept(
+    chunks: Iterable[tuple[pa.Array, pa.Array | None]], where: object
+) -> tuple[Sequence[str], Sequence[str]]:
+    advice = f"; a table with the columns {ID_COLUMNS[0]} and file can name them"
+    return names.keep(chunks, where, advice)
 
 
 def _of_shards(files: list[str]) -> Listing:
     """Of Parquet files that hold images; or the paths of images, where these are there."""
-    paths = [Path(file) for file in files]
-    rows = Rows(paths, column_names(paths[0]), [])
-    if rows.files is not None and (rows.embedded is None or any_there(rows.files)):
-        return Listing(rows.ids, rows.files)
-    if rows.embedded is None:
+    files = [file for file in files if number_of_rows(Path(file))] or files[:1]
+    first = Rows([Path(files[0])], column_names(Path(files[0])), [])
+    if first.embedded is None and first.files is None:
         raise UserError(f"{files[0]}: expected a column of encoded images, or of their files")
-    return Listing(rows.ids, [], embedded=rows.embedded)
+    inside = first.embedded is not None and not (first.files and any_there(first.files))
+    cells: list[Cells] = []
+
+    def chunks() -> Iterator[tuple[pa.Array, pa.Array | None]]:
+        for file in files:
+            rows = first if file == files[0] else Rows([Path(file)], column_names(Path(file)), [])
+            ids = names.strings(rows.ids, file)
+            if inside and rows.embedded is not None:
+                cells.append(rows.embedded)
+                yield ids, None
+            elif not inside and rows.files is not None:
+                yield ids, names.strings(rows.files, file)
+            else:
+                kind = "encoded images" if inside else "files"
+                raise UserError(f"{file}: expected a column of {kind}, as {files[0]} has")
+
+    listing = Listing(*_kept(chunks(), files[0]))
+    if not inside:
+        return listing
+    numbers = [each.row.astype(np.int32) for each in cells]
+    of_file = np.repeat(np.arange(len(files), dtype=np.int32), [len(each) for each in numbers])
+    embedded = Cells(cells[0].column, tuple(files), of_file, np.concatenate(numbers))
+    return listing._replace(embedded=embedded)
 
 
-def _of_table(
-    table: pd.DataFrame, where: str, folder: str | Path, names: Iterable[object] = ()
+def _of_tables(
+    tables: Iterable[pd.DataFrame], where: str, folder: str | Path, header: Iterable[object] = ()
 ) -> Listing:
-    """Of a table with these and perhaps more columns: `names`, if it has been read in part."""
-    of_files, of_galaxies = (
-        files_in(table, [str(folder)] * len(table)),
-        first_of(ID_COLUMNS, table.columns),
-    )
+    """Of one table, a piece at a time, with these and perhaps more columns: `header`, if given."""
+
+    def chunks() -> Iterator[tuple[pa.Array, pa.Array]]:
+        columns, first = None, 0
+        for table in tables:
+
+            def row(number: int, first: int = first) -> str:
+                return f"{where}: row {first + number + 1}"
+
+            if columns is None:
+                columns = _columns_of(table, where, folder, header)
+            table = table[columns]
+            of_galaxies = first_of(ID_COLUMNS, table.columns)
+            of_files = files_in(table, [str(folder)] * len(table))
+            assert of_files is not None  # as `_columns_of` has found it
+            files = _seen_from(folder, _strings(of_files, row, str))
+            if of_galaxies is None:
+                ids = names.strings([name_of(file) for file in files.to_pylist()], where)
+            else:
+                ids = _strings(table[of_galaxies], row, str, Integral)
+            yield ids, files
+            first += len(table)
+
+    return Listing(*_kept(chunks(), where))
+
+
+def _columns_of(
+    table: pd.DataFrame, where: str, folder: str | Path, header: Iterable[object]
+) -> list[str]:
+    """The columns of files, of their subfolder and of galaxies, by the first piece of a table."""
+    of_files = files_in(table, [str(folder)] * len(table))
     if of_files is None:
-        found = list(map(str, names or table.columns))
+        found = list(map(str, header or table.columns))
         raise UserError(
             f"{where}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
             f"{', '.join(found[:8])}{cutouts_advice(found)}"
         )
+    others = (first_of(each, table.columns) for each in (["subfolder"], ID_COLUMNS))
+    return [str(of_files.name), *filter(None, others)]
 
-    def row(number: int) -> str:
-        return f"{where}: row {number + 1}"
 
-    files = [os.path.join(folder, name) for name in texts(of_files, row, str)]
-    if of_galaxies is None:
-        return Listing([name_of(file) for file in files], files)
-    return Listing(texts(table[of_galaxies], row, str, Integral), files)
+def _strings(column: pd.Series, row: Callable[[int], str], *kinds: type) -> pa.Array:
+    """The texts of a column, or whole numbers, written out; see `rows.texts` for what it raises."""
+    with contextlib.suppress(UnicodeEncodeError, pa.ArrowInvalid, pa.ArrowTypeError):
+        found = pa.array(column, from_pandas=True)
+        found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+        whole = Integral in kinds and pa.types.is_integer(found.type)
+        if whole or pa.types.is_string(found.type) or pa.types.is_large_string(found.type):
+            found = found.cast(pa.string())
+            if not found.null_count and pc.all(pc.not_equal(found, "")).as_py():
+                return found
+    where = row(0).rpartition(": ")[0]
+    return names.strings(texts(column, row, *kinds), where)
+
+
+def _seen_from(folder: str | Path, files: pa.Array) -> pa.Array:
+    """`os.path.join` of a folder and paths."""
+    folder = os.path.join(folder, "")
+    joined = pc.binary_join_element_wise(folder, files, "")
+    whole = pc.match_substring_regex(files, f"^{os.sep}|{remote.PATTERN}")
+    return pc.if_else(whole, files, joined)
 
 
 def _of_arrays(pixels: np.ndarray) -> Listing:

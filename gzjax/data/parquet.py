@@ -36,8 +36,8 @@ class Cells(NamedTuple):
     file: Integer[np.ndarray, " galaxies"]
     row: Integer[np.ndarray, " galaxies"]
 
-    def take(self, positions: np.ndarray) -> "Cells":
-        """Those of some galaxies: their positions, or a mask."""
+    def take(self, positions: np.ndarray | slice) -> "Cells":
+        """Those of some galaxies: their positions, a mask or a slice."""
         return self._replace(file=self.file[positions], row=self.row[positions])
 
     @property

@@ -174,6 +174,16 @@ def column_names(path: Path) -> list[str]:
         return list(map(str, pd.read_csv(path, nrows=0, index_col=False).columns))
 
 
+def number_of_rows(path: Path) -> int:
+    """How many rows a Parquet table has.
+
+    Raises:
+      UserError: no such file, or one that is not readable.
+    """
+    with _readable(path):
+        return pyarrow.parquet.read_metadata(path).num_rows
+
+
 def read_columns(path: Path, wanted: Sequence[str], **options: Any) -> pd.DataFrame:
     """Those of the wanted columns that a CSV or Parquet table has.
 
@@ -186,15 +196,48 @@ def read_columns(path: Path, wanted: Sequence[str], **options: Any) -> pd.DataFr
         if _is_parquet(path):
             file = pyarrow.parquet.ParquetFile(path)
             there = [name for name in file.schema_arrow.names if name in wanted]
-            read = file.read(columns=there).select(there)
-            for place, field in enumerate(read.schema):
-                if pa.types.is_dictionary(field.type):
-                    plain = read.column(place).cast(field.type.value_type)
-                    read = read.set_column(place, field.name, plain)
-            table = read.to_pandas(ignore_metadata=True)
+            table = _plain(file.read(columns=there).select(there))
             return table.reindex(range(file.metadata.num_rows))  # also of no column
         # A comma at the end of each line would shift the columns.
         return pd.read_csv(path, usecols=lambda name: name in wanted, index_col=False, **options)
+
+
+def read_chunks(
+    path: Path, wanted: Sequence[str], rows: int, **options: Any
+) -> Iterator[pd.DataFrame]:
+    """What `read_columns` gives, so many rows at a time; at least one piece, be it empty."""
+    with _readable(path):
+        if not _is_parquet(path):
+            yield from pd.read_csv(
+                path,
+                usecols=lambda name: name in wanted,
+                index_col=False,
+                chunksize=rows,
+                **options,
+            )
+            return
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+            there = [name for name in file.schema_arrow.names if name in wanted]
+            schema = pa.schema(file.schema_arrow.field(name) for name in there)
+            empty = [schema.empty_table()] * (file.metadata.num_rows == 0)
+            batches = file.iter_batches(rows, columns=there)
+            pieces = (pa.Table.from_batches([batch]).select(there) for batch in batches)
+            for piece in itertools.chain(empty, pieces):
+                yield _plain(piece)
+
+
+def _plain(table: pa.Table) -> pd.DataFrame:
+    """A DataFrame of an Arrow table; dictionaries are written out.
+
+    Raises:
+      ArrowInvalid: text that is no UTF-8.
+    """
+    table.validate(full=True)
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            plain = table.column(place).cast(field.type.value_type)
+            table = table.set_column(place, field.name, plain)
+    return table.to_pandas(ignore_metadata=True)
 
 
 @contextlib.contextmanager

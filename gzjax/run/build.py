@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gzjax import files, models, optim, trees
+from gzjax import files, models, optim, remote, trees
 from gzjax.augment import TestViews
 from gzjax.data import batches, dataset, devices
 from gzjax.data.dataset import Data, Split
 from gzjax.data.devices import Placement
 from gzjax.data.framing import Framing
-from gzjax.errors import UserError, named, one_line
+from gzjax.errors import UserError, named, one_line, renamed
 from gzjax.models import Conventions, Network, Weights, pretrained
 from gzjax.run import config as configs
 from gzjax.run import exported, recorder, trackers
@@ -127,7 +127,8 @@ def load(
     """Opens a run at the checkpoint that was best on validation, or a model that was exported.
 
     Args:
-      workdir: folder of the run, or of the export; or `hf://owner/name`, an export on the hub.
+      workdir: folder of the run, or of the export; the URL of one; or `hf://owner/name`, an export
+        on the hub.
       overrides: {dotted option: value}, such as {"evaluate.batch_size": 256}.
       alone: use the devices of this process, not of all processes together.
       depthwise: see `models.build`.
@@ -135,6 +136,10 @@ def load(
     Raises:
       UserError: no checkpoint there, or an override that would make it another run.
     """
+    if remote.is_remote(workdir) and not exported.on_hub(workdir):
+        with remote.run_copied(str(workdir)) as copy, renamed(copy, str(workdir)):
+            opened = load(copy, overrides, alone=alone, depthwise=depthwise)
+            return opened._replace(name=str(workdir))
     best = exported.open_best(workdir)
     workdir = exported.local(workdir)
     options = options_of(best.about, overrides, workdir)
@@ -264,7 +269,7 @@ def find_origin(options: Options, tree: Tree) -> Origin:
     name, weights = options.model.name, options.model.weights
     if not weights:
         return Origin(Conventions(), lambda drawn: drawn)
-    if Path(weights).is_dir() or weights.startswith(exported.HUB):
+    if Path(weights).is_dir() or exported.on_hub(weights):
         best = exported.open_best(weights)
         theirs = best.about["config"]
         if theirs["model"]["name"] != name:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
+from gzjax import remote
 from gzjax.errors import UserError, one_line
 from gzjax.run import config as configs
 from gzjax.run import recipes
@@ -100,7 +102,17 @@ def steps(text: str, flag: str) -> tuple[int, int]:
 
 
 def path(text: str) -> Path:
-    """A path that the command line gives; shells expand ~ at the beginning of a word alone."""
+    """A path or a URL that the command line gives; shells expand ~ only where a word begins.
+
+    Raises:
+      UserError: a URL that nothing can be written to as to a folder, or without its package.
+    """
+    if remote.is_remote(text):
+        remote.check([text])
+        try:
+            return epath.Path(text)  # which does what a Path does
+        except KeyError:
+            raise UserError(f"{text}: expected a path, or a URL of gs, s3, az or hf") from None
     return Path(text).expanduser()
 
 

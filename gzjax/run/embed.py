@@ -4,14 +4,16 @@ The embedding of a galaxy is the network's features, which its outputs are linea
 compared by the cosine of the angle between their features; see `gzjax.data.embeddings`.
 """
 
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from jaxtyping import Float16
 
 from gzjax.data import embeddings as embedded
@@ -23,7 +25,7 @@ from gzjax.errors import UserError
 from gzjax.run import parts as in_parts
 from gzjax.run.evaluate import check_views
 from gzjax.run.model import Model
-from gzjax.run.parts import RANGE, Parts
+from gzjax.run.parts import RANGE, Engine, Parts
 from gzjax.run.report import SILENT, Report
 
 
@@ -52,7 +54,7 @@ def embed(model: Model, images: Any, views: int | None = None) -> Embeddings:
       UserError: nothing to embed.
     """
     listed = listing.list_images(images)
-    return _joined(listed.ids, list(_batches(model, listed, range(len(listed.ids)), views)))
+    return _joined(listed.ids, list(_batches(model, listed, views)))
 
 
 def embed_to_file(
@@ -64,6 +66,7 @@ def embed_to_file(
     report: Report = SILENT,
     size: int = RANGE,
     share: tuple[int, int] = (1, 1),
+    engine: Engine | None = None,
 ) -> None:
     """Embeds images into a Parquet file, or resumes where that was interrupted.
 
@@ -82,15 +85,25 @@ def embed_to_file(
     in_parts.write_in_parts(
         Parts(output, job, len(listed.ids), size, share),
         output,
-        listed.ids,
-        lambda rows: _batches(model, listed, rows, views),
-        lambda ids, some: embedded.table(*_joined(ids, some)),
-        lambda parts: in_parts.list_unreadable(
-            output, embedded.write(output, parts.tables(), about)
-        ),
+        [model],
+        listed,
+        functools.partial(table_of_part, views=views),
+        functools.partial(in_parts.write_parquet, metadata=embedded.metadata(about)),
         report,
         "embedding images",
+        engine,
     )
+
+
+def table_of_part(
+    models: Sequence[Model], part: Listing, seen: Callable[[int], None], *, views: int
+) -> pa.Table:
+    """Embeds some images; see `parts.See`."""
+    some = []
+    for embeddings in _batches(models[0], part, views):
+        some.append(embeddings)
+        seen(len(embeddings.faults))
+    return embedded.table(*_joined(part.ids, some))
 
 
 def check_query(query: str, embeddings: Path) -> bool:
@@ -175,19 +188,19 @@ def anomalies(embeddings: str | Path, k: int = 50, report: Report = SILENT) -> p
     return table.sort_values("distance", ascending=False, kind="stable", ignore_index=True)
 
 
-def _batches(model: Model, listed: Listing, rows: range, views: int | None) -> Iterator[Embeddings]:
+def _batches(model: Model, listed: Listing, views: int | None) -> Iterator[Embeddings]:
     step = model.embed_step(check_views(model.views if views is None else views))
 
     def see(images: Mapping[Framing, np.ndarray]) -> jax.Array:
         image = jax.device_put(images[model.framing], model.placement.by_galaxy)
         return step(model.weights, {"image": image})
 
-    first = rows.start
-    seen = in_parts.batches_of(listed, rows, [model.framing], model.reading, see)
+    first = 0
+    seen = in_parts.batches_of(listed, [model.framing], model.reading, see)
     for features, there, faults in seen:
         features = np.asarray(features[there], np.float16)
         features[[bool(reason) for reason in faults]] = np.nan
-        yield Embeddings(listed.ids[first : first + len(faults)], features, faults)
+        yield Embeddings(list(listed.ids[first : first + len(faults)]), features, faults)
         first += len(faults)
 
 

@@ -38,20 +38,26 @@ def open_best(where: str | Path) -> Best:
     return read(folder) if (folder / OURS).exists() else checkpoint.read_best(folder)
 
 
+def on_hub(where: str | Path) -> bool:
+    """Whether that names a repository on the Hugging Face hub."""
+    return str(where).startswith(HUB)
+
+
 def local(where: str | Path) -> Path:
     """A folder as it is; of `hf://owner/name` a copy, fetched from the Hugging Face hub once.
 
     Raises:
       UserError: it cannot be fetched.
     """
-    repository = str(where).removeprefix(HUB)
-    if repository == str(where):
+    if not on_hub(where):
         return Path(where).expanduser()
     from huggingface_hub import snapshot_download  # slow to import
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", OURS]))
+        return Path(
+            snapshot_download(str(where).removeprefix(HUB), allow_patterns=["*.json", OURS])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(f"{where}: could not be fetched: {one_line(error)}") from None
 

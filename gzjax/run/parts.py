@@ -12,7 +12,6 @@ DuckDB and others, which skip files that begin with an underscore.
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,16 +20,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow
+import pyarrow.compute as pc
 import pyarrow.parquet
 
-from gzjax import files
+from gzjax import files, remote
 from gzjax.data import batches
 from gzjax.data.batches import Source
 from gzjax.data.images import UNREACHABLE, Framing
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError, one_line
 from gzjax.run.evaluate import stream
-from gzjax.run.model import Reading
+from gzjax.run.model import Model, Reading
 from gzjax.run.report import Report
 
 # Published fractions have six digits; more would be noise.
@@ -106,7 +106,8 @@ class Parts:
 
     def _rows_in(self, rows: range) -> int:
         try:
-            return pyarrow.parquet.read_metadata(self.file(rows)).num_rows
+            with self.file(rows).open("rb") as file:
+                return pyarrow.parquet.read_metadata(file).num_rows
         except (OSError, pyarrow.ArrowInvalid):
             return 0
 
@@ -118,7 +119,8 @@ class Parts:
     def tables(self) -> Iterator[pyarrow.Table]:
         """The part files in order."""
         for rows in self.ranges:
-            yield pyarrow.parquet.read_table(self.file(rows))
+            with self.file(rows).open("rb") as file:
+                yield pyarrow.parquet.read_table(file)
 
 
 def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
@@ -131,33 +133,44 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
         named = " or ".join(suffix for suffix in suffixes if suffix)
         folder = ", or that has no dot, a folder of parts" * ("" in suffixes)
         raise UserError(f"--output {output}: expected a name that ends with {named}{folder}")
-    if not output.parent.is_dir():
+    if remote.is_remote(output):
+        remote.check([str(output)])
+    elif not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
     if output.exists() and not (output / JOB).exists():
         raise UserError(f"--output {output} is already there; delete it, or name another")
 
 
+# Models, some images -> their table; the last argument is told of each batch how many it has.
+See = Callable[[Sequence[Model], Listing, Callable[[int], None]], pyarrow.Table]
+# What has others see parts of a listing: (see, ranges and their images) -> tables, in any order.
+Engine = Callable[[See, Iterable[tuple[range, Listing]]], Iterator[tuple[range, pyarrow.Table]]]
+
+
 def write_in_parts(
     parts: Parts,
     output: Path,
-    ids: Sequence[str],
-    batches_of: Callable[[range], Iterable[Any]],
-    table_of: Callable[[Sequence[str], Sequence[Any]], pyarrow.Table],
-    join: Callable[[Parts], int],
+    models: Sequence[Model],
+    listed: Listing,
+    see: See,
+    join: Callable[[Iterable[pyarrow.Table], Path], None],
     report: Report,
     doing: str,
+    engine: Engine | None = None,
 ) -> None:
     """Writes the parts of this share that are missing; if all are there then, joins them.
 
     Args:
       parts: of the output.
       output: that is written in the end.
-      ids: of all images.
-      batches_of: results of a range, a batch at a time; they have `faults`, one an image.
-      table_of: GalaxyIDs and results of a range -> its table.
-      join: writes the output, and says how many images could not be read.
+      models: that see the images.
+      listed: all images.
+      see: gives the table of a range, with the columns `GalaxyID` and `fault`; to be pickled, if
+        there is an engine.
+      join: writes the output of the tables of all ranges, without images that have a fault.
       report: says how it goes.
       doing: what, in words.
+      engine: has other processes do it, with models of their own; None: this one does.
     """
     number = sum(map(len, parts.mine))
     with files.locked(parts.lock):
@@ -166,14 +179,21 @@ def write_in_parts(
         if new < number:
             report.say(f"resuming after {number - new} images that are done")
         done, began = number - new, time.perf_counter()
+        tasks = ((rows, listed.part(rows)) for rows in missing)
         with report.task(doing) as progress:
-            for rows in missing:
-                some = []
-                for batch in batches_of(rows):
-                    some.append(batch)
-                    done += len(batch.faults)
-                    progress(done, number)
-                parts.write(rows, table_of(ids[rows.start : rows.stop], some))
+
+            def seen(images: int) -> None:
+                nonlocal done
+                done += images
+                progress(done, number)
+
+            if engine is None:
+                for rows, part in tasks:
+                    parts.write(rows, see(models, part, seen))
+            else:
+                for rows, table in engine(see, tasks):
+                    parts.write(rows, table)
+                    seen(len(rows))
         seconds = time.perf_counter() - began
         if new:
             report.say(f"{new} images in {seconds:.0f} s: {new / seconds:.1f} images/s")
@@ -183,13 +203,17 @@ def write_in_parts(
         number, shares = parts.share
         report.say(f"share {number} of {shares} is done; {others} parts of others are missing")
     elif parts.stay:
-        report.say(f"{output}: {len(ids)} galaxies in {len(parts.ranges)} parts")
+        report.say(f"{output}: {len(listed.ids)} galaxies in {len(parts.ranges)} parts")
     else:
-        _finish(parts, output, len(ids), join, report)
+        _finish(parts, output, len(listed.ids), join, report)
 
 
 def _finish(
-    parts: Parts, output: Path, number: int, join: Callable[[Parts], int], report: Report
+    parts: Parts,
+    output: Path,
+    number: int,
+    join: Callable[[Iterable[pyarrow.Table], Path], None],
+    report: Report,
 ) -> None:
     """Joins the parts, and deletes them, unless another process does."""
     with contextlib.ExitStack() as stack:
@@ -200,20 +224,54 @@ def _finish(
                 raise
             report.say("the parts are joined by another process")
             return
-        unreadable = join(parts)
-        shutil.rmtree(parts.folder)
+        unreadable = join_parts(parts, output, join)
+        files.remove_folder(parts.folder)
     report.say(f"{output}: {number - unreadable} galaxies")
     if unreadable:
         report.say(f"unreadable images: {unreadable}; see {output}.unreadable.csv")
 
 
-def list_unreadable(output: Path, unreadable: pd.DataFrame) -> int:
-    """Lists the images that could not be read beside the output, if any; says how many."""
-    listed = output.with_name(f"{output.name}.unreadable.csv")
+def join_parts(
+    parts: Parts, output: Path, join: Callable[[Iterable[pyarrow.Table], Path], None]
+) -> int:
+    """Joins all parts into the output, and lists the images that could not be read beside it.
+
+    Returns:
+      How many images could not be read.
+    """
+    listed, unreadable = output.with_name(f"{output.name}.unreadable.csv"), 0
     listed.unlink(missing_ok=True)  # of an earlier prediction
-    if len(unreadable):
-        files.write_text(listed, unreadable.to_csv(index=False))
-    return len(unreadable)
+    with contextlib.ExitStack() as stack:
+
+        def whole() -> Iterator[pyarrow.Table]:
+            nonlocal unreadable
+            for table in parts.tables():
+                broken = pc.not_equal(table["fault"], "")
+                faults = table.select(["GalaxyID", "fault"]).filter(broken).to_pandas()
+                if len(faults):
+                    if not unreadable:
+                        unfinished = stack.enter_context(files.replacing(listed))
+                    faults.to_csv(unfinished, mode="a", header=not unreadable, index=False)
+                unreadable += len(faults)
+                yield table.filter(pc.invert(broken)).drop_columns("fault")
+
+        with files.replacing(output) as unfinished_output:
+            join(whole(), unfinished_output)
+    return unreadable
+
+
+def write_parquet(
+    tables: Iterable[pyarrow.Table], file: Path, metadata: Mapping[bytes, bytes] | None = None
+) -> None:
+    """Writes tables below each other, a row group each."""
+    writer = None
+    for table in tables:
+        if metadata is not None:
+            table = table.replace_schema_metadata(metadata)
+        writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
 
 
 def write_table(table: pd.DataFrame, output: Path) -> None:
@@ -227,16 +285,14 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
 
 def batches_of(
     listed: Listing,
-    rows: range,
     framings: Sequence[Framing],
     reading: Reading,
     see: Callable[[Mapping[Framing, np.ndarray]], Any],
 ) -> Iterator[tuple[Any, np.ndarray, list[str]]]:
-    """What is seen in a range of a listing, a batch at a time, in order.
+    """What is seen in images, a batch at a time, in order.
 
     Args:
       listed: the images.
-      rows: the range.
       framings: in which they are read.
       reading: how they are read.
       see: {framing: uint8[batch, canvas, canvas, 3]} -> results on the devices.
@@ -250,7 +306,7 @@ def batches_of(
     """
     read = [
         batches.ordered_batches(
-            Source(listed.framed(framing), np.arange(rows.start, rows.stop)),
+            Source(listed.framed(framing), np.arange(len(listed.ids))),
             reading.batch_size,
             threads=reading.threads,
             processes=reading.processes,

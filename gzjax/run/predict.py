@@ -1,6 +1,7 @@
 """Vote fractions of images that nobody voted on, in memory or in a file of any size."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,9 +9,8 @@ import jax
 import numpy as np
 import pandas as pd
 import pyarrow
-import pyarrow.parquet
 
-from gzjax import describe, ensemble, files
+from gzjax import describe, ensemble
 from gzjax.data import listing
 from gzjax.data.images import Framing
 from gzjax.data.listing import Listing
@@ -20,7 +20,7 @@ from gzjax.run import parts as in_parts
 from gzjax.run.columns import CHALLENGE, Predicted, Wanted, table_of, unwanted
 from gzjax.run.evaluate import check_same_tree, check_views, mixed_posterior
 from gzjax.run.model import Model
-from gzjax.run.parts import FORMAT, RANGE, Parts
+from gzjax.run.parts import FORMAT, RANGE, Engine, Parts
 from gzjax.run.report import Report
 from gzjax.tree import Tree
 
@@ -60,7 +60,7 @@ def predict(
     campaigns = (campaigns,) if isinstance(campaigns, str) else tuple(campaigns)
     wanted = Wanted(columns, volunteers, campaigns).of(models)
     listed = listing.list_images(images)
-    some = batches_of(models, listed, range(len(listed.ids)), views, shares)
+    some = batches_of(models, listed, views, shares)
     table = table_of(models[0].tree, listed.ids, list(some), wanted)
     return table.set_index("GalaxyID").drop(columns=unwanted(models[0].tree, wanted))
 
@@ -82,22 +82,21 @@ def posterior(
     if not all(model.likely for model in models):
         raise UserError("posterior: expected models trained with the loss term dirichlet")
     listed = listing.list_images(images)
-    some = list(batches_of(models, listed, range(len(listed.ids)), views, shares))
+    some = list(batches_of(models, listed, views, shares))
     found = [each.posterior for each in some if each.posterior is not None]
     faults = [fault for each in some for fault in each.faults]
     concentrations = np.concatenate([each.concentrations for each in found])
     concentrations[[bool(fault) for fault in faults]] = np.nan
-    return found[0]._replace(concentrations=concentrations, ids=listed.ids, faults=faults)
+    return found[0]._replace(concentrations=concentrations, ids=list(listed.ids), faults=faults)
 
 
 def batches_of(
     models: Sequence[Model],
     listed: Listing,
-    rows: range,
     views: int | None,
     shares: Sequence[float] | np.ndarray | None,
 ) -> Iterator[Predicted]:
-    """Predicts a range of a listing, a batch at a time, in order.
+    """Predicts images, a batch at a time, in order.
 
     Raises:
       UserError: none of the images of a whole batch can be opened.
@@ -114,7 +113,7 @@ def batches_of(
             results.append(model.predict_step(count)(model.weights, {"image": image}))
         return results
 
-    seen = in_parts.batches_of(listed, rows, framings, models[0].reading, see)
+    seen = in_parts.batches_of(listed, framings, models[0].reading, see)
     for results, there, faults in seen:
         fractions = ensemble.mix([result["fractions"] for result in results], weights)[there]
         believed = None
@@ -137,6 +136,7 @@ def predict_to_file(
     wanted: Wanted = CHALLENGE,
     size: int = RANGE,
     share: tuple[int, int] = (1, 1),
+    engine: Engine | None = None,
 ) -> None:
     """Predicts images into a file, or resumes where that was interrupted.
 
@@ -151,6 +151,7 @@ def predict_to_file(
       wanted: which columns.
       size: images a part file.
       share: of the parts that this process predicts, see `parts.Parts`.
+      engine: has other processes predict, see `parts.write_in_parts`.
 
     Raises:
       UserError: nothing to predict, or nowhere to write.
@@ -168,21 +169,39 @@ def predict_to_file(
         "views": views,
         "columns": [wanted.columns, wanted.volunteers, list(wanted.campaigns), readable],
     }
-    tree = models[0].tree
-
-    def table(ids: Sequence[str], some: Sequence[Predicted]) -> pyarrow.Table:
-        return published(table_of(tree, ids, some, wanted), tree, wanted, readable)
-
+    see = functools.partial(
+        table_of_part, views=views, shares=shares, wanted=wanted, readable=readable
+    )
     in_parts.write_in_parts(
         Parts(output, job, number, size, share),
         output,
-        listed.ids,
-        lambda rows: batches_of(models, listed, rows, views, shares),
-        table,
-        lambda parts: join(parts, output),
+        models,
+        listed,
+        see,
+        write_csv if output.suffix == ".csv" else in_parts.write_parquet,
         report,
         "predicting images",
+        engine,
     )
+
+
+def table_of_part(
+    models: Sequence[Model],
+    part: Listing,
+    seen: Callable[[int], None],
+    *,
+    views: int,
+    shares: np.ndarray,
+    wanted: Wanted,
+    readable: bool,
+) -> pyarrow.Table:
+    """Predicts some images; see `parts.See`."""
+    some = []
+    for predicted in batches_of(models, part, views, shares):
+        some.append(predicted)
+        seen(len(predicted.faults))
+    tree = models[0].tree
+    return published(table_of(tree, part.ids, some, wanted), tree, wanted, readable)
 
 
 def published(table: pd.DataFrame, tree: Tree, wanted: Wanted, readable: bool) -> pyarrow.Table:
@@ -200,27 +219,10 @@ def published(table: pd.DataFrame, tree: Tree, wanted: Wanted, readable: bool) -
     return pyarrow.Table.from_pandas(table, schema, preserve_index=False)
 
 
-def join(parts: Parts, output: Path) -> int:
-    """Joins all parts into the output, and lists the images that could not be read.
-
-    Returns:
-      How many images could not be read.
-    """
-    faults, parquet = [], None
-    with files.replacing(output) as unfinished:
-        for number, part in enumerate(parts.tables()):
-            table = part.to_pandas()
-            broken = table["fault"] != ""
-            faults.append(table.loc[broken, ["GalaxyID", "fault"]])
-            if output.suffix == ".csv":
-                mode: Literal["a", "w"] = "a" if number else "w"
-                table[~broken].drop(columns="fault").to_csv(
-                    unfinished, mode=mode, header=not number, index=False, float_format=FORMAT
-                )
-                continue
-            kept = part.filter(~broken.to_numpy()).drop_columns("fault")
-            parquet = parquet or pyarrow.parquet.ParquetWriter(unfinished, kept.schema)
-            parquet.write_table(kept)
-        if parquet is not None:
-            parquet.close()
-    return in_parts.list_unreadable(output, pd.concat(faults))
+def write_csv(tables: Iterable[pyarrow.Table], file: Path) -> None:
+    """Writes tables below each other, numbers with six digits."""
+    for number, table in enumerate(tables):
+        mode: Literal["a", "w"] = "a" if number else "w"
+        table.to_pandas().to_csv(
+            file, mode=mode, header=not number, index=False, float_format=FORMAT
+        )

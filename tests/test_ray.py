@@ -1,0 +1,96 @@
+"""Workers of Ray: what they do is done once, whichever of them are lost."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import gzjax
+from gzjax.data.listing import Listing
+from gzjax.errors import UserError
+from gzjax.run import ray_engine
+
+ray = pytest.importorskip("ray")
+ROOT = Path(__file__).parent.parent
+
+
+class Worker:
+    """As `ray_engine.Worker`, without models; writes down what it does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        if (folder / "refuse").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def ready(self):
+        pass
+
+    def see(self, see, part):
+        with (self.folder / "done").open("a") as file:
+            file.write(f"{part.ids[0]}\n")
+        return see(self.folder, part)
+
+
+def test_an_address_where_no_cluster_is_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    report = gzjax.Report(loud=False)
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS: no cluster at 127\.0\.0\.1:1: "):
+        ray_engine.connect([], {}, cache=tmp_path, cores=1, report=report)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    os.environ.pop("RAY_ADDRESS", None)
+    variables = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    ray.init("local", num_cpus=2, log_to_driver=False, runtime_env={"env_vars": variables})
+    yield
+    ray.shutdown()
+
+
+def hand_out(folder, see, said=None, number=6, workers=2):
+    actor = ray.remote(num_cpus=1)(Worker)
+    report = gzjax.Report(loud=False)
+    report.say = [].append if said is None else said.append
+    ranges = [range(10 * n, 10 * n + 10) for n in range(number)]
+    tasks = ((rows, Listing([str(row) for row in rows], [])) for rows in ranges)
+    found = dict(ray_engine.hand_out(see, tasks, lambda: actor.remote(folder), workers, report))
+    assert set(found) == set(ranges)
+    return [found[rows] for rows in ranges], (folder / "done").read_text().split()
+
+
+def test_parts_of_lost_workers_are_done_by_others_and_nothing_twice(cluster, tmp_path):
+    def see(folder, part):
+        if part.ids[0] in ("20", "50") and not (folder / part.ids[0]).exists():
+            (folder / part.ids[0]).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [f"seen {galaxy}" for galaxy in part.ids]
+
+    said = []
+    found, done = hand_out(tmp_path, see, said)
+    assert [galaxy for part in found for galaxy in part] == [f"seen {n}" for n in range(60)]
+    assert sorted(done) == sorted(["0", "10", "20", "20", "30", "40", "50", "50"])
+    assert said == ["a worker of Ray is lost; another one takes over"] * 2
+
+
+def test_what_no_worker_can_do_ends_in_one_line(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_engine, "MOST_LOST", 2)
+
+    def deadly(folder, part):
+        if part.ids[0] == "10":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return part.ids
+
+    with pytest.raises(UserError, match=r"^workers of Ray end with images 11 to 20: ") as raised:
+        hand_out(tmp_path, deadly, workers=1)
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "done").read_text().split().count("10") == 2
+
+    def mistaken(folder, part):
+        raise UserError("none of 40 images can be opened")
+
+    with pytest.raises(UserError, match=r"^none of 40 images can be opened$"):
+        hand_out(tmp_path, mistaken, workers=1)
+    (tmp_path / "refuse").touch()
+    with pytest.raises(UserError, match=r"^workers of Ray end as they start: "):
+        hand_out(tmp_path, mistaken, workers=1)
