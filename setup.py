@@ -12,13 +12,13 @@ setup(
     extras_require={
         **{kind: [f"jax[{kind}]"] for kind in ("cuda12", "cuda13", "tpu")},
         "fits": ["astropy>=7,<9"],
-        "wandb": ["wandb>=0.18,<1"],
-        "mlflow": ["mlflow-skinny>=3,<4"],
-        "umap": ["umap-learn>=0.5.7,<1"],
-        "onnx": ["jax2onnx>=0.17,<1", "onnxruntime>=1.24,<2"],
         "s3": ["s3fs"],
         "gcs": ["gcsfs"],
         "ray": ["ray>=2.40,<3"],
+        "onnx": ["jax2onnx>=0.17,<1", "onnxruntime>=1.24,<2"],
+        "umap": ["umap-learn>=0.5.7,<1"],
+        "mlflow": ["mlflow-skinny>=3,<4"],
+        "wandb": ["wandb>=0.18,<1"],
         "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
     },
 )

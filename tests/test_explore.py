@@ -20,6 +20,7 @@ from gzjax.data import embeddings
 from gzjax.posterior import Posterior
 from gzjax.run import columns, explore, predictions
 from gzjax.run.columns import Predicted, Wanted
+from gzjax.run.parts import write_parquet
 from gzjax.run.predict import published
 from gzjax.trees import NAMES, union
 
@@ -195,7 +196,7 @@ def test_neighbours_are_the_nearest_others(tmp_path, monkeypatch):
     names.insert(4, "of another table")
     rows.insert(4, 0)
     table = embeddings.table(names, features[rows], [""] * len(names))
-    embeddings.write(tmp_path / "e.parquet", [table], {})
+    write_parquet([table.drop_columns("fault")], tmp_path / "e.parquet", embeddings.metadata({}))
     alike = explore.find_alike(found, tmp_path / "e.parquet", "pca")
     assert alike.missing == 1
     assert np.isnan(alike.places[5]).all()
@@ -291,7 +292,7 @@ def source(given, tmp_path_factory):
     (folder / "images" / "0001.png").write_bytes(b"no image")
     features = generator.normal(size=(NUMBER, 6)).astype(np.float16)
     table = embeddings.table(ids_of(NUMBER)[:-1], features[:-1], [""] * (NUMBER - 1))
-    embeddings.write(folder / "e.parquet", [table], {})
+    write_parquet([table.drop_columns("fault")], folder / "e.parquet", embeddings.metadata({}))
     return folder
 
 

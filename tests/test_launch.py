@@ -408,6 +408,9 @@ def test_ci_tests_everything_that_it_can(machine, has_data):
     done = call(machine, machine / "repo/.ci/run", GZJAX_JAX="cpu")
     assert done.returncode == 0, done.stderr
     assert "requirements-parity.txt" in done.stdout
+    assert "-r REPO/tests/requirements-extras.txt" in done.stdout.replace(
+        str(machine / "repo"), "REPO"
+    )
     last = done.stdout.splitlines()[-1]
     assert last.startswith(f"{data if has_data else 'none'}| -m pytest ")
 
@@ -549,7 +552,9 @@ def test_the_package_is_whole(wheel):
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "gzjax").rglob("*.py")}
     trees = {str(path.relative_to(ROOT)) for path in (ROOT / "gzjax" / "trees").glob("*.toml")}
     recipes = {f"gzjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
-    page = {f"gzjax/run/templates/page.{kind}" for kind in ("html", "css")}
+    templates = {f"page.{kind}" for kind in ("html", "css")} | {"card.md"}
+    templates |= {f"explore.{kind}" for kind in ("html", "css", "js")}
+    page = {f"gzjax/run/templates/{name}" for name in templates}
     assert trees
     assert recipes
     names = {name for name in wheel if ".dist-info/" not in name}
@@ -584,6 +589,10 @@ def test_the_package_requires_what_the_scripts_install(wheel):
         "s3": {"s3fs"},
         "gcs": {"gcsfs"},
         "ray": {"ray"},
+        "wandb": {"wandb"},
+        "mlflow": {"mlflow-skinny"},
+        "umap": {"umap-learn"},
+        "onnx": {"jax2onnx", "onnxruntime"},
         **{kind: {f"jax[{kind}]"} for kind in ("cuda12", "cuda13", "tpu")},
     }
     assert metadata["Name"] == "gzjax"

@@ -189,6 +189,8 @@ def test_every_option_is_in_one_of_the_lists_above():
         "data.kind", "data.root", "data.table", "data.images", "data.tree", "data.galaxies",
         "data.sky_seed", "data.processes", "data.votes", "data.extra", "data.catalogues",
         "model.name", "model.dtype", "model.weights", "model.conventions",
+        # In test_trackers.py.
+        "log.trackers",
         # In test_fits.py, on galaxies in FITS files.
         "fits.bands", "fits.stretch", "fits.softening", "fits.scale", "fits.low", "fits.high",
     }  # fmt: skip

@@ -189,7 +189,9 @@ def test_networks_have_the_form_that_suits_the_devices(world, monkeypatch, platf
     mesh = types.SimpleNamespace(devices=np.array([device]))
     placement = types.SimpleNamespace(replicated=types.SimpleNamespace(mesh=mesh))
     taken = []
-    monkeypatch.setattr(plan.build, "build_network", lambda *_, depthwise: taken.append(depthwise))
+    monkeypatch.setattr(
+        plan.build, "build_network", lambda *_, depthwise, **__: taken.append(depthwise)
+    )
     monkeypatch.setattr(plan.build, "build_model", lambda *_: None)
     plan.model_of(next(made.combinations()), made.tree, placement)
     assert taken == [method]

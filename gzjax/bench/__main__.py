@@ -3,8 +3,7 @@
     step      images/s of the train step; how near it comes to the machine's own peak
     input     images/s out of the pipeline alone, from the recipe's source and from a pack
     e2e       images/s of the real loop, and how long it waited for data
-    predict   images/s with one view and with sixteen: the network, ONNX Runtime on the same one
-              (extra `onnx`), decoding, and all of it from JPEGs, against what bounds it
+    predict   images/s of the network, of decoding, and of predicting JPEGs, against what bounds it
     augment   images/s of the random views
     start     seconds until the first step
     scaling   what devices exchange, with 1, 2, 4 and 8 of them
