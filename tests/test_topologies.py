@@ -11,6 +11,7 @@ import tiny
 from gzjax.bench import __main__ as bench
 from gzjax.bench import plan, topologies
 from gzjax.bench.program import Census, bytes_of, census
+from gzjax.data import devices
 from gzjax.errors import UserError
 
 PROGRAM = """\
@@ -125,7 +126,8 @@ def test_both_steps_are_compiled_for_every_topology(world, monkeypatch):
         ("2 h100:2", "train"),
         ("2 h100:2", "predict"),
     ]
-    four, _, two, _ = rows
+    four, predicted, two, _ = rows
+    assert predicted["GFLOP"] == pytest.approx(flops_of_prediction(made) / 4 / 1e9)
     assert 2 * four["GFLOP"] == pytest.approx(two["GFLOP"])
     assert four["collectives"] == two["collectives"] > 0
     assert four["of one chip's on 256"] < 1
@@ -136,6 +138,19 @@ def test_both_steps_are_compiled_for_every_topology(world, monkeypatch):
         assert row["images/s a chip, at most"] == pytest.approx(
             16 / chips / row["at best ms"] * 1e3
         )
+
+
+def flops_of_prediction(made):
+    """Of a whole batch, not in pieces."""
+    options = next(made.combinations())
+    placement = devices.place(jax.devices()[:1])
+    model = plan.model_of(options, made.tree, placement, folded=True)
+    whole = model._replace(test_views=model.test_views._replace(piece=0))
+    weights = model.network.init(jax.random.key(0))
+    images = {"image": jnp.zeros((16, 16, 16, 3), jnp.uint8)}
+    (flops,) = {whole.predict_step(1).lower(weights, images).cost_analysis()["flops"]}
+    assert flops > 1.5 * model.predict_step(1).lower(weights, images).cost_analysis()["flops"]
+    return flops
 
 
 CHIP = topologies.Chip("tpu", flops=1e12, memory=1e9, link=1e8, latency=1e-3)

@@ -134,7 +134,9 @@ def lower_predict_step(
     options: Options, tree: Tree, placement: devices.Placement
 ) -> jax.stages.Lowered:
     """The predict step with one view, lowered for a placement on any devices."""
-    model = model_of(options, tree, placement)
+    model = model_of(options, tree, placement, folded=True)
+    # Not in pieces, as on a CPU, where FLOPs are counted: those of a loop count once.
+    model = model._replace(test_views=model.test_views._replace(piece=0))
     weights = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement.replicated),
         jax.eval_shape(model.network.init, jax.random.key(0)),
