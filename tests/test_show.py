@@ -72,6 +72,23 @@ def test_costs_are_those_of_the_program():
     assert cost["of results"] == 4 * side**2
 
 
+def flops_of(tmp_path, world, **options):
+    """Of the train step, and of prediction with one view and with three."""
+    config = tiny.config(world, evaluate__views=3, **options)
+    run = build.build_run(config, tmp_path, None, cache=None, check_images=False, report=SILENT)
+    cells = list(show.costs(run).columns[1].cells)
+    units = {"": 1, "k": 1e3, "M": 1e6}
+    numbers = [(*cell.split(), "")[:2] for cell in cells]
+    return [float(number) * units[unit] for number, unit in numbers]
+
+
+def test_all_views_and_all_galaxies_of_a_prediction_are_counted(tmp_path, world):
+    _, one, three = flops_of(tmp_path, world, evaluate__batch_size=8)
+    assert 2.5 < three / one < 4  # one view is upright, three are turned
+    _, *twice = flops_of(tmp_path, world, evaluate__batch_size=16)
+    assert twice == pytest.approx([2 * one, 2 * three], rel=0.05)
+
+
 def test_the_shapes_are_those_of_training(config, tmp_path):
     """The steps that are costed take the very batches that training gives them."""
     run = build.build_run(config, tmp_path, None, cache=None, check_images=False, report=SILENT)

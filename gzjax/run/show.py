@@ -104,19 +104,25 @@ def costs(run: Run) -> Table:
     """What the compiled steps cost on each device, as the compiler says."""
     model, training = run.model, run.training
     state = training.abstract_state(model)
-    steps = {
-        f"train, batch {training.batch_size}": training.step(model).lower(
-            state, _batch(run, training.batch_size, votes=True)
-        )
-    }
-    for views in sorted({1, model.views}):
-        size = model.reading.batch_size
-        name = f"predict, batch {size}, {views} view{'s' * (views != 1)}"
-        step: Any = model.predict_step(views)
-        steps[name] = step.lower(state.weights, _batch(run, size, votes=False))
+    batch = _batch(run, training.batch_size, votes=True)
     table = _table("step, on each device", *COSTS, numbers=True)
-    for name, lowered in steps.items():
-        table.add_row(name, *(_shown(value) for value in cost_of(lowered.compile()).values()))
+
+    def add(name: str, cost: Mapping[str, float | None]) -> None:
+        table.add_row(name, *map(_shown, cost.values()))
+
+    train = training.step(model).lower(state, batch)
+    add(f"train, batch {training.batch_size}", cost_of(train.compile()))
+    size = model.reading.batch_size
+    batch = _batch(run, size, votes=False)
+    for views in sorted({1, model.views}):
+        step: Any = model.predict_step(views)
+        cost = cost_of(step.lower(state.weights, batch).compile())
+        # Compilers count what a loop does once: FLOPs are of a program without any.
+        unrolled = model.test_views._replace(piece=0, at_once=views)
+        whole: Any = model._replace(test_views=unrolled).predict_step(views)
+        flops = whole.lower(state.weights, batch).cost_analysis()["flops"]
+        counted = {"FLOPs": flops, "bytes moved": None}
+        add(f"predict, batch {size}, {views} view{'s' * (views != 1)}", {**cost, **counted})
     return table
 
 
