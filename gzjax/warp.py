@@ -96,8 +96,8 @@ def by_shears(
 ) -> Float32[Array, "batch {size} {size} channels"]:
     """`resample` without a gather: products with matrices, and rows shifted as a whole.
 
-    Galaxies come out as by `by_gathers` to about a third of a grey level of 255 (rms). The edge
-    that is repeated is that of the rotated image.
+    Smooth images come out as by `by_gathers` to less than a grey level of 255 (rms). The edge that
+    is repeated is that of the rotated image.
     """
     pixels = images.shape[1]
     # A map is shift + scale * quarter turns * mirror * rotation by at most 45 degrees.

@@ -83,10 +83,7 @@ def share(text: str, flag: str) -> tuple[int, int]:
     Raises:
       UserError: something else.
     """
-    number, _, shares = text.partition("/")
-    if not (number.isdecimal() and shares.isdecimal() and 1 <= int(number) <= int(shares)):
-        raise UserError(f"{flag}: expected such as 2/8, found {text}")
-    return int(number), int(shares)
+    return _two_numbers(text, "/", flag, "2/8")
 
 
 def steps(text: str, flag: str) -> tuple[int, int]:
@@ -95,10 +92,15 @@ def steps(text: str, flag: str) -> tuple[int, int]:
     Raises:
       UserError: something else.
     """
-    first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise UserError(f"{flag}: expected such as 10:15, found {text}")
-    return int(first), int(last)
+    return _two_numbers(text, ":", flag, "10:15")
+
+
+def _two_numbers(text: str, between: str, flag: str, example: str) -> tuple[int, int]:
+    """Two whole numbers from 1 on, the second not below the first."""
+    first, _, second = text.partition(between)
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise UserError(f"{flag}: expected such as {example}, found {text}")
+    return int(first), int(second)
 
 
 def path(text: str) -> Path:

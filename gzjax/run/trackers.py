@@ -2,8 +2,8 @@
 
 A tracker is made by a function of the run's folder, the steps done before and the run's options,
 and is one of `TRACKERS`; `config.log.trackers` names those of a run. Those of services need a
-package of their own, and remember in `WORKDIR/trackers.json` which of their runs this one is, so a
-resumed run goes on in it. Where they send things to is theirs to know (`WANDB_MODE`,
+package of their own, and remember in `WORKDIR/trackers.json` which of their runs this one is, so
+that it is resumed, too. Their own variables say where they send records (`WANDB_MODE`,
 `MLFLOW_TRACKING_URI`, ...).
 """
 
