@@ -530,32 +530,35 @@ def test_a_player_that_fails_says_why(monkeypatch):
     assert not Pool.made[0].open
 
 
-@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-def test_pytorchs_step_is_that_of_the_same_network(world, monkeypatch, layout):
-    torch, geffnet = pytest.importorskip("torch"), pytest.importorskip("geffnet")
+@pytest.mark.parametrize(
+    ("layout", "library", "depth"),
+    [
+        ("channels_last", "geffnet", "drop_connect_rate"),
+        ("contiguous", "timm", "drop_path_rate"),
+    ],
+)
+def test_pytorchs_step_is_that_of_the_same_network(world, monkeypatch, layout, library, depth):
+    torch = pytest.importorskip("torch")
     asked = []
 
     def create_model(name, **options):
         asked.append((name, options))
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 8))
 
-    monkeypatch.setattr(geffnet, "create_model", create_model)
+    for name in ("timm", "geffnet"):
+        made = types.SimpleNamespace(create_model=create_model)
+        monkeypatch.setitem(sys.modules, name, made if name == library else None)
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    made = plan_of(
-        world, models=["efficientnet-lite0", "efficientnet-b0"], model__stochastic_depth=0.3
-    )
-    for options in made.combinations():
+    models = ["efficientnet-lite0", "efficientnet-b0", "efficientnetv2-b0"]
+    for options in plan_of(world, models=models, model__stochastic_depth=0.3).combinations():
         name, step = peer.torch_step(options, 8, layout, False)
         assert name == f"PyTorch {torch.__version__}, {layout}"
         assert peer.torch_step(options, 8, layout, False)[1] is step
         step()
-    options = {"num_classes": 8, "drop_rate": 0.2, "drop_connect_rate": 0.3}
-    assert asked == [
-        timing.cores(),
-        ("tf_efficientnet_lite0", options),
-        timing.cores(),
-        ("efficientnet_b0", options),
-    ]
+    options = {"num_classes": 8, "drop_rate": 0.2, depth: 0.3}
+    assert asked[::2] == [timing.cores()] * 3
+    names = ("tf_efficientnet_lite0", "efficientnet_b0", "tf_efficientnetv2_b0")
+    assert asked[1::2] == [(name, options) for name in names]
 
 
 # The command.

@@ -4,15 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from gzjax import models
 from gzjax.errors import UserError
 from gzjax.models import TENSORFLOW, Conventions, NetworkSettings, Weights, efficientnet
-from gzjax.models.efficientnet import VARIANTS, Details, Stage, plan, scaled_channels
+from gzjax.models.efficientnet import Details
+from gzjax.models.variants import VARIANTS, BlockPlan, plan
 
-TINY, LITE0 = "efficientnet-tiny", "efficientnet-lite0"
+TINY, LITE0, SECOND = "efficientnet-tiny", "efficientnet-lite0", "efficientnetv2-b0"
 
-# With 1000 outputs: Tan & Le 2019 and its code; the Lites, its code's README and timm.
+# With 1000 outputs: Tan & Le 2019 and its code; the Lites, its code's README and timm; version 2,
+# timm's `tf_efficientnetv2_b0` and so on.
 PUBLISHED_SIZES = {
     "efficientnet-b0": 5_288_548,
     "efficientnet-b1": 7_794_184,
@@ -27,21 +30,31 @@ PUBLISHED_SIZES = {
     "efficientnet-lite2": 6_092_072,
     "efficientnet-lite3": 8_197_096,
     "efficientnet-lite4": 13_006_568,
+    "efficientnetv2-b0": 7_139_704,
+    "efficientnetv2-b1": 8_141_052,
+    "efficientnetv2-b2": 10_096_086,
+    "efficientnetv2-b3": 14_358_406,
+    "efficientnetv2-s": 21_458_488,
+    "efficientnetv2-m": 54_139_356,
+    "efficientnetv2-l": 118_515_272,
 }
 
 
 def size_by_hand(name, outputs):
     """How many parameters a network has, from its blocks."""
     variant = VARIANTS[name]
-    scale = 1 if variant.lite else variant.width
-    stem, head = scaled_channels(32, scale), scaled_channels(1280, scale)
+    stem, head = variant.ends
     blocks = plan(variant)
     size = 3 * 9 * stem + 2 * stem + blocks[-1].outputs * head + 2 * head + (head + 1) * outputs
     for block in blocks:
-        wide = block.inputs * block.expansion
+        wide, pixels = block.inputs * block.expansion, block.kernel**2
+        if block.fused and block.expansion == 1:
+            size += pixels * wide * block.outputs + 2 * block.outputs
+            continue
         if block.expansion > 1:
-            size += block.inputs * wide + 2 * wide
-        size += block.kernel**2 * wide + 2 * wide
+            size += block.inputs * wide * (pixels if block.fused else 1) + 2 * wide
+        if not block.fused:
+            size += pixels * wide + 2 * wide
         if block.squeezed:
             size += (wide + 1) * block.squeezed + (block.squeezed + 1) * wide
         size += wide * block.outputs + 2 * block.outputs
@@ -50,23 +63,44 @@ def size_by_hand(name, outputs):
 
 def test_parameter_counts_are_the_published_ones():
     assert {name: size_by_hand(name, 1000) for name in PUBLISHED_SIZES} == PUBLISHED_SIZES
-    for name in ("efficientnet-b1", "efficientnet-lite1"):
+    for name in ("efficientnet-b1", "efficientnet-lite1", "efficientnetv2-s"):
         params, _ = jax.eval_shape(models.build(name, outputs=1000).init, jax.random.key(0))
         assert sum(array.size for array in jax.tree.leaves(params)) == PUBLISHED_SIZES[name]
 
 
 def test_dropout_rates_are_the_published_ones():
     rates = [VARIANTS[name].dropout for name in PUBLISHED_SIZES]
-    assert rates == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5, 0.2, 0.2, 0.3, 0.3, 0.3]
+    assert rates[:8] == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5]
+    assert rates[8:13] == [0.2, 0.2, 0.3, 0.3, 0.3]
+    assert rates[13:] == [0.2, 0.2, 0.3, 0.3, 0.2, 0.3, 0.4]
 
 
 def test_channels_are_rounded_to_eight_and_not_down_by_more_than_a_tenth():
-    assert [scaled_channels(32, width) for width in (1.0, 1.1, 1.2, 1.4, 2.0)] == [
-        32, 32, 40, 48, 64,
-    ]  # fmt: skip
-    assert scaled_channels(24, 0.35) == 8
-    assert scaled_channels(8, 0.35) == 8
-    assert scaled_channels(32, 0.35) == 16  # 11.2 would become 8, less than nine tenths
+    def scaled(channels, width, **options):
+        return VARIANTS[TINY]._replace(width=width, **options).scaled(channels)
+
+    assert [scaled(32, width) for width in (1.0, 1.1, 1.2, 1.4, 2.0)] == [32, 32, 40, 48, 64]
+    assert scaled(24, 0.35) == 8
+    assert scaled(8, 0.35) == 8
+    assert scaled(32, 0.35) == 16  # 11.2 would become 8, less than nine tenths
+    # Version 2 rounds down by as much as it takes.
+    assert scaled(16, 1.2) == 24
+    assert VARIANTS["efficientnetv2-b3"].scaled(16) == 16
+
+
+def test_the_blocks_of_version_2_by_hand():
+    blocks = plan(VARIANTS["efficientnetv2-s"], 0.2)
+    assert [sum(block.stage == n for block in blocks) for n in range(6)] == [2, 4, 4, 6, 9, 15]
+    assert [block.fused for block in blocks] == [True] * 10 + [False] * 30
+    assert {block.squeezed for block in blocks if block.fused} == {0}
+    assert [block.squeezed for block in blocks[10:13]] == [16, 32, 32]
+    assert {block.kernel for block in blocks} == {3}
+    assert [blocks[n].stride for n in (0, 2, 6, 10, 16, 25)] == [1, 2, 2, 2, 1, 2]
+    assert [blocks[n].expansion for n in (0, 2, 6, 10, 16, 25)] == [1, 4, 4, 4, 6, 6]
+    assert blocks[0].inputs == 24
+    assert VARIANTS["efficientnetv2-s"].ends == (24, 1280)
+    assert VARIANTS["efficientnetv2-b3"].ends == (40, 1536)
+    assert blocks[-1].drop == pytest.approx(0.2 * 39 / 40)
 
 
 def test_the_blocks_of_b0_by_hand():
@@ -87,26 +121,17 @@ def test_lite_scales_neither_stem_nor_head_nor_the_outer_stages():
     assert blocks[0].inputs == 32
 
 
-# A network of two stages takes a fifth of the time to trace, and has everything in it.
-SHORT = (Stage(1, 3, 1, 1, 16), Stage(3, 5, 2, 6, 24))
-STRIDES = (1, 2)
+STRIDES = {TINY: (1, 2), LITE0: (1, 2), SECOND: (1, 2, 2)}
 UNUSUAL = Conventions("symmetric", 0.1, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 KEY = jax.random.key(7)
 
 
 def short(name=TINY, **options):
-    """Builds a network of two stages only."""
-    network = models.build(name, **{"outputs": 5, "image_size": 24} | options)
-
-    def shortened(function):
-        def call(*args, **named):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(efficientnet, "STAGES", SHORT)
-                return function(*args, **named)
-
-        return call
-
-    return network._replace(init=shortened(network.init), apply=shortened(network.apply))
+    """Builds a network of a few stages only."""
+    stages = tiny.SHORT_V2 if name == SECOND else tiny.SHORT
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.shorten(patch, name, stages)
+        return models.build(name, **{"outputs": 5, "image_size": 24} | options)
 
 
 @functools.cache
@@ -151,7 +176,7 @@ def convolved(images, kernel, stride, padding):
     return result
 
 
-def by_hand(weights, images, train, conventions, lite):
+def by_hand(weights, images, train, conventions, name):
     """The network in float64 and numpy, without dropout: outputs and statistics."""
     params, stats, images = jax.tree.map(np.float64, (*weights, images))
     images = (images - np.array(conventions.mean)) / np.array(conventions.deviation)
@@ -161,7 +186,7 @@ def by_hand(weights, images, train, conventions, lite):
         return 1 / (1 + np.exp(-values))
 
     def activated(values):
-        return np.clip(values, 0, 6) if lite else values * sigmoid(values)
+        return np.clip(values, 0, 6) if name == LITE0 else values * sigmoid(values)
 
     def normed(values, name, layer, old, new):
         mean, variance = old[name]["mean"], old[name]["var"]
@@ -180,19 +205,28 @@ def by_hand(weights, images, train, conventions, lite):
 
     images = convolve(images, params["stem"], 2)
     images = activated(normed(images, "stem_norm", params, stats, after))
-    for name in sorted(name for name in params if name.startswith("block")):
-        block, old, new = params[name], stats[name], after.setdefault(name, {})
-        stage, repeat = map(int, name.split("_")[1:])
+    for layer in sorted(layer for layer in params if layer.startswith("block")):
+        block, old, new = params[layer], stats[layer], after.setdefault(layer, {})
+        stage, repeat = map(int, layer.split("_")[1:])
         shortcut = images
-        if "expand" in block:
-            images = convolve(images, block["expand"])
-            images = activated(normed(images, "expand_norm", block, old, new))
-        images = convolve(images, block["depthwise"], STRIDES[stage] if repeat == 0 else 1)
-        images = activated(normed(images, "depthwise_norm", block, old, new))
+        stride = STRIDES[name][stage] if repeat == 0 else 1
+        if "depthwise" not in block:  # fused
+            first = "expand" if "expand" in block else "project"
+            images = normed(
+                convolve(images, block[first], stride), f"{first}_norm", block, old, new
+            )
+            images = activated(images)
+        else:
+            if "expand" in block:
+                images = convolve(images, block["expand"])
+                images = activated(normed(images, "expand_norm", block, old, new))
+            images = convolve(images, block["depthwise"], stride)
+            images = activated(normed(images, "depthwise_norm", block, old, new))
         if "squeeze" in block:
             mean = convolve(images.mean((1, 2), keepdims=True), block["squeeze"])
             images = images * sigmoid(convolve(mean * sigmoid(mean), block["excite"]))
-        images = normed(convolve(images, block["project"]), "project_norm", block, old, new)
+        if block.keys() & {"depthwise", "expand"}:
+            images = normed(convolve(images, block["project"]), "project_norm", block, old, new)
         if images.shape == shortcut.shape:
             images = images + shortcut
     images = convolve(images, params["head"])
@@ -208,13 +242,15 @@ def by_hand(weights, images, train, conventions, lite):
         (TINY, True, UNUSUAL, "xla"),
         (TINY, True, TENSORFLOW, "shifted"),
         (LITE0, True, UNUSUAL, "shifted"),
+        (SECOND, True, TENSORFLOW, "shifted"),
+        (SECOND, False, UNUSUAL, "xla"),
     ],
 )
 def test_a_network_gives_the_numbers_of_numpy(name, train, conventions, depthwise):
     options = {"dropout": 0.0, "stochastic_depth": 0.0, "depthwise": depthwise}
-    outputs, after = run(train, KEY, name, name == LITE0, conventions=conventions, **options)
+    outputs, after = run(train, KEY, name, name != TINY, conventions=conventions, **options)
     weights, images = given(name)
-    expected, statistics = by_hand(weights, images, train, conventions, name == LITE0)
+    expected, statistics = by_hand(weights, images, train, conventions, name)
     assert outputs.shape == (6, 5)
     assert np.ptp(expected) > 0.5
     np.testing.assert_allclose(outputs, expected, atol=2e-4)
@@ -253,7 +289,7 @@ def test_training_is_as_random_as_it_is_told_to_be():
 
 
 def test_a_skipped_block_gives_its_input_and_a_kept_one_makes_up_for_it():
-    block = efficientnet.BlockPlan(3, 1, 3, 1, 6, 8, 8, 2, drop=0.3)
+    block = BlockPlan(3, 1, 3, 1, 6, 8, 8, 2, drop=0.3)
     details = Details(jnp.dtype("float32"), "same", 1e-3, "shifted")
     module = efficientnet.Block(block, False, details)
     images = jax.random.normal(jax.random.key(0), (256, 4, 4, 8))
@@ -377,6 +413,15 @@ def test_depths_run_from_the_stem_to_the_classifier():
     assert depths["head"] == depths["head_norm"] == 8
     assert depths["classifier"] == 9 == network.depths - 1
     assert set(depths.values()) == set(range(10))
+    second = models.build(SECOND, outputs=5)
+    assert second.depths == 9
+    assert [second.depth_of(layer) for layer in ("block_5_7", "head_norm", "classifier")] == [
+        6,
+        7,
+        8,
+    ]
+    depths = {second.depth_of(layer) for layer in jax.eval_shape(second.init, KEY).params}
+    assert depths == set(range(9))
 
 
 def test_frozen_depths_get_no_gradient():
@@ -400,7 +445,7 @@ def test_frozen_depths_keep_their_statistics(frozen):
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), after, given()[0].batch_stats)
     for layer, flags in changed.items():
         flags = jax.tree.leaves(flags)
-        assert flags == [efficientnet.depth_of(layer) >= frozen] * len(flags), layer
+        assert flags == [short().depth_of(layer) >= frozen] * len(flags), layer
 
 
 def test_frozen_depths_normalise_as_in_evaluation():
@@ -451,7 +496,12 @@ def test_the_number_of_outputs_has_no_default():
 
 @pytest.mark.parametrize(
     ("name", "conventions", "depthwise"),
-    [(TINY, UNUSUAL, "shifted"), (TINY, TENSORFLOW, "xla"), (LITE0, UNUSUAL, "shifted")],
+    [
+        (TINY, UNUSUAL, "shifted"),
+        (TINY, TENSORFLOW, "xla"),
+        (LITE0, UNUSUAL, "shifted"),
+        (SECOND, TENSORFLOW, "xla"),
+    ],
 )
 def test_a_network_whose_batch_norm_is_folded_gives_the_same_outputs(name, conventions, depthwise):
     weights, images = given(name)

@@ -19,7 +19,6 @@ from gzjax import tree as trees
 from gzjax.data import dataset, embeddings, images
 from gzjax.data.framing import Framing
 from gzjax.errors import UserError
-from gzjax.models import efficientnet
 from gzjax.run import build, embed, parts
 from gzjax.run import config as configs
 
@@ -75,7 +74,7 @@ def blobs(number=60, width=5, seed=0):
 
 def test_outputs_are_linear_in_features_of_every_network(monkeypatch):
     """Of the real one, of one stage, and of that of these tests."""
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:1])
+    tiny.shorten(monkeypatch, stages=tiny.SHORT[:1])
     real = models.build("efficientnet-tiny", outputs=3, image_size=32)
     for network in (real, tiny.network(outputs=3)):
         shapes = jax.eval_shape(network.init, jax.random.key(0))

@@ -16,14 +16,12 @@ from safetensors.numpy import load_file
 import gzjax
 from gzjax import trees
 from gzjax.errors import UserError
-from gzjax.models import Conventions, Weights, efficientnet, pretrained
-from gzjax.models.efficientnet import Stage
+from gzjax.models import Conventions, Weights, pretrained
 from gzjax.run import build, checkpoint, export, exported, recorder
 from gzjax.run import config as configs
 from gzjax.run.checkpoint import Best
 
 # Real networks of two stages: traced in a second.
-SHORT = (Stage(1, 3, 1, 1, 16), Stage(2, 5, 2, 6, 24))
 LITE = Conventions(mean=(0.4, 0.5, 0.6))
 SCORES = {
     "split": "test", "step": 7, "views": 3, "networks": 1, "data": "real", "galaxies": 10,
@@ -62,7 +60,8 @@ def best_of(world, **options):
 @pytest.fixture(scope="module")
 def patched():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", SHORT)
+        for name in ("efficientnet-lite0", "efficientnet-tiny"):
+            tiny.shorten(patch, name)
         yield patch
 
 

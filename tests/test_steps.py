@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from gzjax import augment, models, steps
 from gzjax.augment import Augmentation
 from gzjax.data import devices
 from gzjax.data.images import Framing
 from gzjax.losses import Objective
-from gzjax.models import Weights, efficientnet
-from gzjax.models.efficientnet import Stage
+from gzjax.models import Weights
 from gzjax.run.model import Model, Reading, Training
 
 
@@ -72,7 +72,7 @@ def on_devices(gz2, batch):
     The network has two stages only, and everything in it that a longer one has.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet, "STAGES", (Stage(1, 3, 1, 1, 16), Stage(3, 5, 2, 6, 24)))
+        tiny.shorten(patch)
         return steps_on_devices(gz2, batch)
 
 

@@ -112,7 +112,6 @@ def torch_step(
       layout: `channels_last` or `contiguous`.
       gpu: whether to compute on a GPU.
     """
-    import geffnet
     import torch
 
     name, size, batch = options.model.name, options.model.image_size, options.run.batch_size
@@ -120,12 +119,7 @@ def torch_step(
     if not gpu:
         torch.set_num_threads(timing.cores())
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-    network = geffnet.create_model(
-        ("tf_" if "lite" in name else "") + name.replace("-", "_"),
-        num_classes=outputs,
-        drop_rate=0.2,
-        drop_connect_rate=options.model.stochastic_depth,
-    )
+    network = create(name, outputs, options.model.stochastic_depth)
     network = network.to(device, memory_format=formats[layout]).train()
     compiled = torch.compile(network) if gpu else network
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -143,3 +137,19 @@ def torch_step(
             torch.cuda.synchronize()
 
     return f"PyTorch {torch.__version__}, {layout}", step
+
+
+def create(name: str, outputs: int, stochastic_depth: float) -> Any:
+    """PyTorch's network: timm's or, where that is not there, geffnet's, which has no version 2."""
+    theirs = ("" if name.startswith("efficientnet-b") else "tf_") + name.replace("-", "_")
+    try:
+        import timm
+    except ImportError:  # or torchvision is missing, which it takes
+        import geffnet
+
+        return geffnet.create_model(
+            theirs, num_classes=outputs, drop_rate=0.2, drop_connect_rate=stochastic_depth
+        )
+    return timm.create_model(
+        theirs, num_classes=outputs, drop_rate=0.2, drop_path_rate=stochastic_depth
+    )

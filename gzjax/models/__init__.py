@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
 from gzjax.models import convolution, efficientnet, folding
+from gzjax.models.variants import VARIANTS
 from gzjax.settings import Settings, choice, number, setting
 
-NAMES = tuple(efficientnet.VARIANTS)
+NAMES = tuple(VARIANTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ def build(
       UserError: a name, size, dtype or stochastic depth that is not allowed.
     """
     NetworkSettings(name, image_size, dtype, stochastic_depth)
-    variant = efficientnet.VARIANTS[name]
+    variant = VARIANTS[name]
     module = efficientnet.EfficientNet(
         variant=variant,
         outputs=outputs,
@@ -157,7 +158,7 @@ def build(
         variables = {"params": params, "batch_stats": batch_stats}
         return module.apply(variables, normalised(images), train=False, features_alone=True)
 
-    return Network(init, apply, efficientnet.DEPTHS, efficientnet.depth_of, features)
+    return Network(init, apply, variant.depths, variant.depth_of, features)
 
 
 def fold(weights: Weights, conventions: Conventions) -> Weights:

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Collection, Sequence
 
 from gzjax.models import TENSORFLOW, Conventions
-from gzjax.models.efficientnet import VARIANTS, plan
+from gzjax.models.variants import VARIANTS, BlockPlan, plan
 
 # Networks trained in PyTorch pad alike on all sides.
 PYTORCH = Conventions(padding="symmetric", norm_epsilon=1e-5)
 # The authors' EfficientNet-Lite was given (pixel - 127) / 128.
 LITE = Conventions(mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3)
+# Those of EfficientNetV2 that saw ImageNet-21k first saw pixels in [-1, 1].
+IMAGENET_21K = Conventions(mean=(0.5,) * 3, deviation=(0.5,) * 3)
+_FROM_21K = tuple(f"efficientnetv2-{size}" for size in ("b3", "s", "m", "l"))
 
 IMAGENET = {
     # Python packages with the weights in them (Apache 2.0; converted from the authors' TensorFlow
@@ -17,6 +20,9 @@ IMAGENET = {
     # Of all public weights for B0 to B7 those with the best ImageNet accuracy (Noisy Student, Xie
     # et al. 2020, arXiv:1911.04252), on the Hugging Face hub (Apache 2.0).
     **{f"efficientnet-b{n}": f"timm/tf_efficientnet_b{n}.ns_jft_in1k" for n in range(8)},
+    # Version 2's own (Apache 2.0); where there are any, those that saw ImageNet-21k first.
+    **{f"efficientnetv2-b{n}": f"timm/tf_efficientnetv2_b{n}.in1k" for n in range(3)},
+    **{name: f"timm/tf_{name.replace('-', '_')}.in21k_ft_in1k" for name in _FROM_21K},
 }
 
 # A layer's name here -> timm's, and that of github.com/lukemelas/EfficientNet-PyTorch.
@@ -35,8 +41,11 @@ _LAYERS = {
     "head_norm": ("bn2", "_bn1"),
     "classifier": ("classifier", "_fc"),
 }
-# The first stage expands nothing, and timm counts its blocks' layers without the expansion.
-_TIMM_FIRST_STAGE = {"depthwise_norm": "bn1", "project": "conv_pw", "project_norm": "bn2"}
+# timm counts the layers that a block has: those of blocks that expand nothing, of fused ones, and
+# of those that are one convolution.
+_TIMM_FLAT = {"depthwise_norm": "bn1", "project": "conv_pw", "project_norm": "bn2"}
+_TIMM_FUSED = {"expand": "conv_exp", "project_norm": "bn2"}
+_TIMM_SINGLE = {"project": "conv", "project_norm": "bn1"}
 _ARRAYS = {
     "kernel": "weight",
     "scale": "weight",
@@ -50,7 +59,9 @@ def conventions_in(framework: str, network: str) -> Conventions:
     """What a network's weights were trained under, in `tensorflow` or in `pytorch`."""
     if framework == "pytorch":
         return PYTORCH
-    return LITE if VARIANTS[network].lite else TENSORFLOW
+    if VARIANTS[network].lite:
+        return LITE
+    return IMAGENET_21K if network in _FROM_21K else TENSORFLOW
 
 
 def framework_of(file: str, tensors: Collection[str]) -> str | None:
@@ -69,19 +80,26 @@ def naming(network: str, tensors: Collection[str]) -> Callable[[Sequence[str]], 
 
     Who published the weights is known by the names of all `tensors`.
     """
-    blocks = [(block.stage, block.repeat) for block in plan(VARIANTS[network])]
+    blocks = {block.name: block for block in plan(VARIANTS[network])}
+    numbers = {name: number for number, name in enumerate(blocks)}
     lukemelas = "_conv_stem.weight" in tensors
 
     def published(path: Sequence[str]) -> str:
-        *_, layer, array = path
+        *within, layer, array = path
         name = f"{_LAYERS[layer][lukemelas]}.{_ARRAYS[array]}"
-        if not path[0].startswith("block_"):
+        if not within:
             return name
-        stage, repeat = map(int, path[0].split("_")[1:])
         if lukemelas:
-            return f"_blocks.{blocks.index((stage, repeat))}.{name}"
-        if stage == 0 and layer in _TIMM_FIRST_STAGE:
-            name = f"{_TIMM_FIRST_STAGE[layer]}.{_ARRAYS[array]}"
-        return f"blocks.{stage}.{repeat}.{name}"
+            return f"_blocks.{numbers[within[0]]}.{name}"
+        block = blocks[within[0]]
+        special = _timms_own(block).get(layer)
+        name = f"{special}.{_ARRAYS[array]}" if special else name
+        return f"blocks.{block.stage}.{block.repeat}.{name}"
 
     return published
+
+
+def _timms_own(block: BlockPlan) -> dict[str, str]:
+    if block.fused:
+        return _TIMM_SINGLE if block.expansion == 1 else _TIMM_FUSED
+    return _TIMM_FLAT if block.expansion == 1 else {}
