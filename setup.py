@@ -19,6 +19,7 @@ setup(
         "umap": ["umap-learn>=0.5.7,<1"],
         "mlflow": ["mlflow-skinny>=3,<4"],
         "wandb": ["wandb>=0.18,<1"],
+        "data": Path("launch/requirements-data.txt").read_text(encoding="utf-8").splitlines(),
         "test": Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines(),
     },
 )

@@ -1,0 +1,1 @@
+"""Published Galaxy Zoo data, downloaded and made ready for training: `launch/data NAME`."""

@@ -1,0 +1,160 @@
+"""Galaxy Zoo sets on the Hugging Face hub: Parquet files with images and votes inside."""
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from gzjax import tree as trees
+from gzjax.at_hand import download
+from gzjax.at_hand.download import AGAIN, TRIES, File
+from gzjax.at_hand.zenodo import Offer, select
+from gzjax.data.columns import find_columns
+from gzjax.data.rows import column_names
+from gzjax.errors import UserError, one_line
+
+
+class Hub:
+    """The Parquet files of a data set on the hub; huggingface_hub resumes them.
+
+    Args:
+      name: owner/name.
+      patterns: of files, instead of those of a subset.
+      subset: one that the set's card names; None is the default.
+    """
+
+    def __init__(self, name: str, patterns: Sequence[str] = (), subset: str | None = None):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise UserError(f"hf:{name}: expected such as hf:owner/name")
+        self.name, self.patterns, self.subset = name, patterns, subset
+        self.where = f"hf:{name}"
+        # The hub's library reads it when it is imported, which may be long ago.
+        self.endpoint = os.environ.get("HF_ENDPOINT") or None
+        self._revision: str | None = None
+
+    def offer(self) -> Offer:
+        """Asks the hub what there is.
+
+        Raises:
+          UserError: no such set, no access, or no such subset or file.
+        """
+        from huggingface_hub import HfApi  # slow to import
+
+        try:
+            info = HfApi(endpoint=self.endpoint).dataset_info(self.name, files_metadata=True)
+        except Exception as error:  # the hub's library raises many kinds
+            raise UserError(f"{self.where}: {one_line(error)}") from error
+        self._revision = info.sha
+        files = [_file(each) for each in info.siblings or []]
+        card: Mapping[str, Any] = info.card_data.to_dict() if info.card_data else {}
+        patterns = self.patterns or self._subset(card.get("configs") or [])
+        tables = [file for file in files if fnmatchcase(file.name, "*.parquet")]
+        licence = card.get("license") or "none is published"
+        if not isinstance(licence, str):
+            licence = ", ".join(map(str, licence))
+        arxiv = [tag for tag in info.tags or [] if tag.startswith("arxiv:")]
+        cite = "; ".join([f"the card of https://huggingface.co/datasets/{self.name}", *arxiv])
+        return Offer(select(tables, patterns, self.where), licence, cite)
+
+    def _subset(self, configs: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The patterns of the files of a subset."""
+        names = [str(each.get("config_name")) for each in configs]
+        if self.subset is not None and self.subset not in names:
+            raise UserError(
+                f"{self.where}: expected a subset of {', '.join(names) or 'none'}, found "
+                f"{self.subset}"
+            )
+        if not configs:
+            return ["*.parquet"]
+        default = next((n for n, each in enumerate(configs) if each.get("default")), None)
+        if default is None:
+            default = names.index("default") if "default" in names else 0
+        chosen = configs[default if self.subset is None else names.index(self.subset)]
+        return list(_patterns(chosen.get("data_files") or "*.parquet"))
+
+    def fetch(self, file: File, folder: Path) -> Path:
+        """Downloads one of them.
+
+        Raises:
+          UserError: it cannot be had, or its checksum is another than the hub's.
+        """
+        from huggingface_hub import hf_hub_download
+
+        for attempt in range(TRIES):
+            try:
+                path = Path(
+                    hf_hub_download(
+                        self.name,
+                        file.name,
+                        repo_type="dataset",
+                        revision=self._revision,
+                        local_dir=folder,
+                        endpoint=self.endpoint,
+                    )
+                )
+                break
+            except Exception as error:
+                if attempt + 1 == TRIES:
+                    raise UserError(
+                        f"{self.where}: {file.name}: {one_line(error)}; {AGAIN}"
+                    ) from error
+                time.sleep(download.PAUSE * 2**attempt)
+        if file.checksum and (found := _sha256(path)) != file.checksum:
+            path.unlink()
+            raise UserError(
+                f"{path}: expected {file.checksum}, found {found}; it is deleted, and the same "
+                "command downloads it again"
+            )
+        return path
+
+
+def tree_of(tables: Sequence[Path]) -> str:
+    """The published tree whose columns fit a table's best.
+
+    Raises:
+      UserError: none fits.
+    """
+    header = list(dict.fromkeys(name for table in tables for name in column_names(table)))
+    fits = []
+    for name in trees.NAMES:
+        tree = trees.load(name)
+        try:
+            found = find_columns(header, tree, "auto", tables[0])
+        except UserError:
+            continue
+        own = len({*header} & {*filter(None, tree.survey_columns)})
+        fits.append((len(found.there(tree)), own, name))
+    if not fits:
+        raise UserError(f"{tables[0]}: expected votes of one of {', '.join(trees.NAMES)}")
+    best = max(fits, key=lambda fit: (own_first(fit), fit[2] == "gz2"))
+    return best[2]
+
+
+def own_first(fit: tuple[int, int, str]) -> tuple[int, int]:
+    """Trees whose own names are there go before those that fit by the bare names."""
+    return fit[1], fit[0]
+
+
+def _file(entry: Any) -> File:
+    checksum = f"sha256:{entry.lfs.sha256}" if entry.lfs else ""
+    return File(entry.rfilename, entry.size, checksum)
+
+
+def _patterns(files: Any) -> Iterable[str]:
+    """The patterns in a card: a text, a list of them, or a list of `{split, path}`."""
+    if isinstance(files, str):
+        yield files
+    elif isinstance(files, Mapping):
+        yield from _patterns(files.get("path") or [])
+    else:
+        for each in files:
+            yield from _patterns(each)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
