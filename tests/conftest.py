@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import shutil
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -46,6 +47,41 @@ def pages(request):
 
             patch.setattr(page, "write", lambda *_: None)
         yield
+
+
+@pytest.fixture
+def invoke(monkeypatch, capsys):
+    """(arguments -> exit status, what was printed, what was said of a mistake), in this process."""
+    import jax
+    from absl import flags
+
+    from gzjax import main
+    from gzjax.run import command_line
+
+    cached = jax.config.jax_compilation_cache_dir
+
+    def invoke(*arguments: object) -> tuple[int, str, str]:
+        words = ["gzjax", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)  # where ml_collections looks, too
+        for name in list(flags.FLAGS):
+            if name == "config" or name.startswith("config."):
+                delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+        for name in list(flags.FLAGS):
+            flags.FLAGS[name].unparse()
+        capsys.readouterr()
+        status = 0
+        try:
+            command_line.define_recipe()
+            main.main(command_line.parse(words))
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    yield invoke
+    jax.config.update("jax_compilation_cache_dir", cached)
+    flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import orbax.checkpoint as ocp
 import pandas as pd
 import pytest
 import tiny
-from absl import flags
 from PIL import Image
 
 from gzjax import files, main
@@ -24,35 +23,6 @@ from gzjax.run import build, command_line
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = "--config.epochs=3"  # 8 steps each
-
-
-@pytest.fixture
-def invoke(monkeypatch, capsys):
-    """(arguments -> exit status, what was printed, what was said of a mistake), in this process."""
-    cached = jax.config.jax_compilation_cache_dir
-
-    def invoke(*arguments: object) -> tuple[int, str, str]:
-        words = ["gzjax", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words)  # where ml_collections looks, too
-        for name in list(flags.FLAGS):
-            if name == "config" or name.startswith("config."):
-                delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
-        for name in list(flags.FLAGS):
-            flags.FLAGS[name].unparse()
-        capsys.readouterr()
-        status = 0
-        try:
-            command_line.define_recipe()
-            main.main(command_line.parse(words))
-        except SystemExit as end:
-            status = end.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    yield invoke
-    jax.config.update("jax_compilation_cache_dir", cached)
-    flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope="module")

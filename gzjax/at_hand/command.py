@@ -1,4 +1,4 @@
-"""`launch/data NAME`: says what there is, downloads it, unpacks and joins it, and how to train on it."""
+"""`launch/data NAME`: says what there is, fetches, unpacks and joins it, and how to train on it."""
 
 import shlex
 import shutil
@@ -11,7 +11,7 @@ from gzjax import __version__
 from gzjax.at_hand import registry
 from gzjax.at_hand.competition import Competition
 from gzjax.at_hand.download import AGAIN, File, part_of
-from gzjax.at_hand.hub import Hub, tree_of
+from gzjax.at_hand.hub import Hub, trees_of
 from gzjax.at_hand.join import join
 from gzjax.at_hand.registry import HUB, Published
 from gzjax.at_hand.unpack import unpack, unpacked_size
@@ -225,7 +225,10 @@ def finish(options: Options, published: Published, offer: Offer, folder: Path) -
     lines, chosen = [], published.options
     if options.name.startswith(HUB):
         tables = [folder / file.name for file in offer.files]
-        chosen = f"--config configs/decals.py --config.data.tree={tree_of(tables)}"
+        tree, *others = trees_of(tables)
+        chosen = f"--config configs/decals.py --config.data.tree={tree}"
+        if others:
+            lines.append(f"Other votes there, for --config.data.tree: {', '.join(others)}")
     elif options.files:
         return f"These files are in {folder}."
     if published.table:

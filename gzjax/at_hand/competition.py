@@ -1,4 +1,4 @@
-"""The files of a Kaggle competition, with the user's own credentials, through the package kaggle."""
+"""The files of a Kaggle competition, by the package kaggle with the user's own credentials."""
 
 import time
 from collections.abc import Sequence
@@ -57,12 +57,8 @@ class Competition:
                     raise self._fault(error) from error
                 time.sleep(download.PAUSE * 2**attempt)
         size = path.stat().st_size if path.exists() else 0
-        if not path.exists() or (file.size is not None and size != file.size):
-            raise UserError(
-                f"{path}: expected {file.size or 'some':,} bytes, found {size:,}; {AGAIN}"
-                if file.size
-                else f"{path}: kaggle left no such file"
-            )
+        if size != (file.size or size or 1):
+            raise UserError(f"{path}: expected {file.size} bytes, found {size}; {AGAIN}")
         return path
 
     def _log_in(self) -> Any:
@@ -87,9 +83,7 @@ class Competition:
         if status == 401:
             return UserError(f"{self.page}: Kaggle does not accept your credentials")
         if status == 403:
-            return UserError(
-                f"{self.page}: Kaggle does not let you download; accept the rules on {self.page}/rules"
-            )
+            return UserError(f"{self.page}: accept the rules first, on {self.page}/rules")
         return UserError(f"{self.page}: {one_line(error)}; {AGAIN}")
 
 

@@ -157,8 +157,9 @@ class Resuming:
         if self.file.size is not None and have == self.file.size:
             return
         mark = self.mark.read_text() if self.mark.exists() else ""
-        if self.file.size is not None and have > self.file.size or (have and not self._sure(mark)):
-            self.part.unlink()
+        too_long = self.file.size is not None and have > self.file.size
+        if have and (too_long or not (mark or self.file.checksum)):
+            self.part.unlink()  # nobody would see that the rest is of another version
             have = 0
         headers = {"Accept-Encoding": "identity"}  # the bytes that the checksum is of
         if have:
@@ -179,10 +180,6 @@ class Resuming:
                 self._write(answer, have)
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             raise Broken(f"the connection broke ({type(error).__name__})") from error
-
-    def _sure(self, mark: str) -> bool:
-        """Whether a mismatch of the beginning and the rest would be seen."""
-        return bool(mark or self.file.checksum)
 
     def _write(self, answer: Any, have: int) -> None:
         from tqdm import tqdm

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from gzjax import tree as trees
 from gzjax.at_hand import download
 from gzjax.at_hand.download import AGAIN, TRIES, File
@@ -112,31 +114,43 @@ class Hub:
         return path
 
 
-def tree_of(tables: Sequence[Path]) -> str:
-    """The published tree whose columns fit a table's best.
+def trees_of(tables: Sequence[Path]) -> list[str]:
+    """The published trees whose votes Parquet tables hold, that of the most votes first.
+
+    Trees whose own names are there go before others, which the names fit without their suffix, or
+    with that of another campaign; of these only the best is taken.
 
     Raises:
       UserError: none fits.
     """
     header = list(dict.fromkeys(name for table in tables for name in column_names(table)))
-    fits = []
+    own: list[tuple[int, float, str]] = []
+    others: list[tuple[int, str]] = []
     for name in trees.NAMES:
         tree = trees.load(name)
         try:
             found = find_columns(header, tree, "auto", tables[0])
         except UserError:
             continue
-        own = len({*header} & {*filter(None, tree.survey_columns)})
-        fits.append((len(found.there(tree)), own, name))
-    if not fits:
+        if names := {*filter(None, tree.survey_columns)}.intersection(header):
+            own.append((len(names), _votes(tables, found.answers), name))
+        else:
+            others.append((len(found.there(tree)), name))
+    if not own and not others:
         raise UserError(f"{tables[0]}: expected votes of one of {', '.join(trees.NAMES)}")
-    best = max(fits, key=lambda fit: (own_first(fit), fit[2] == "gz2"))
-    return best[2]
+    if not own:
+        return [max(others)[1]]
+    # A campaign whose names another one shares is not there beside it.
+    most = max(count for count, _, _ in own)
+    whole = [each for each in own if each[0] > most / 2]
+    return [name for _, _, name in sorted(whole, key=lambda each: each[:2], reverse=True)]
 
 
-def own_first(fit: tuple[int, int, str]) -> tuple[int, int]:
-    """Trees whose own names are there go before those that fit by the bare names."""
-    return fit[1], fit[0]
+def _votes(tables: Sequence[Path], answers: Sequence[str | None]) -> float:
+    """Sum of the columns of some answers over Parquet tables."""
+    names = {*filter(None, answers)}
+    read = (pq.read_table(each, columns=sorted(names & {*column_names(each)})) for each in tables)
+    return sum(float(table.to_pandas().sum().sum()) for table in read)
 
 
 def _file(entry: Any) -> File:

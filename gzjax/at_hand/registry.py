@@ -1,10 +1,9 @@
 """Which published data `launch/data` knows: where they are, whom to cite, what trains on them.
 
-Sizes, checksums and licences are not written here: they are asked of the archives when needed, since
-records get new versions.
+Sizes, checksums and licences are not written here: the archives are asked for them.
 
-Sources: the records' pages on Zenodo; data.galaxyzoo.org, which links the table of Hart et al. 2016;
-the challenge's page on Kaggle.
+Sources: the records' pages on Zenodo; data.galaxyzoo.org, which links the table of Hart et al.
+2016; the challenge's page on Kaggle.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ class Published:
     files: patterns of names in the record, or in the competition; those that are fetched.
     urls: {name: URL} of files that lie elsewhere; nobody publishes their checksums.
     kaggle: name of a competition; "" if there is none.
-    table: how the votes and the images come together, see `gzjax.at_hand.join`; "" if they need not.
+    table: how votes and images come together, see `gzjax.at_hand.join`; "" if they need not.
     options: of the command that trains; {table} is the joined table.
     lacking: what has to be got first, "" if the command works at once.
     """
@@ -80,13 +79,3 @@ SETS = {
 }
 
 HUB = "hf:"
-# Of the sets on the hub; others are compared with all trees.
-TREES = {
-    "mwalmsley/gz2": "gz2",
-    "mwalmsley/gz_candels": "candels",
-    "mwalmsley/gz_desi": "desi",
-    "mwalmsley/gz_euclid": "euclid",
-    "mwalmsley/gz_hubble": "hubble",
-    "mwalmsley/gz_rings": "rings",
-    "mwalmsley/gz_ukidss": "ukidss",
-}
