@@ -11,6 +11,7 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0"
 )
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -161,3 +162,56 @@ def gz2():
 def crowd() -> np.ndarray:
     """float64[64, 37]: vote fractions that obey the tree of Galaxy Zoo 2."""
     return walk(np.random.default_rng(0), 64)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on the loopback in place of Zenodo and the hub, asked again at once."""
+    import loopback
+
+    from gzjax.at_hand import download, registry
+
+    made = loopback.Loopback()
+    monkeypatch.setattr(download, "PAUSE", 0.001)
+    monkeypatch.setattr(registry, "ZENODO", made.url)
+    monkeypatch.setenv("HF_ENDPOINT", made.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def get(server, capsys):
+    """(arguments of launch/data -> status, output, mistake), against the loopback."""
+    from gzjax.at_hand.__main__ import main
+
+    def get(*arguments: object) -> tuple[int, str, str]:
+        status = 0
+        capsys.readouterr()
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return get
+
+
+@pytest.fixture
+def trains(world, invoke, tmp_path, monkeypatch):
+    """Trains a few steps by the last line that launch/data printed; gives what it said."""
+    monkeypatch.chdir(Path(__file__).parent.parent)
+
+    def trains(printed: str) -> str:
+        words = shlex.split(printed.strip().splitlines()[-1])
+        assert words[0] == "launch/run"
+        words[words.index("--workdir") + 1] = str(tmp_path / "run")
+        tiny = {"data.canvas": 24, "model.image_size": 16, "model.weights": "", "epochs": 1}
+        tiny |= {"batch_size": 8, "evaluate.batch_size": 8, "evaluate.views": 1}
+        tiny |= {"data.validation": 0.2, "data.test": 0.2, "model.name": "efficientnet-tiny"}
+        options = [f"--config.{name}={value}" for name, value in tiny.items()]
+        status, out, err = invoke(*words[1:], *options)
+        assert status == 0, err
+        return out
+
+    return trains

@@ -1,8 +1,10 @@
 """A server on the loopback that serves small files as the archives do, and breaks off at will."""
 
 import hashlib
+import io
 import json
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -112,3 +114,11 @@ def hub(server: Loopback, name: str, files: dict[str, bytes], card: dict) -> Non
     info = {"id": name, "sha": "c" * 40, "siblings": siblings, "cardData": card}
     info |= {"tags": ["arxiv:2404.02973"], "private": False, "downloads": 0, "likes": 0}
     server.files[f"/api/datasets/{name}"] = json.dumps(info).encode()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """A ZIP archive."""
+    with zipfile.ZipFile(stream := io.BytesIO(), "w") as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return stream.getvalue()

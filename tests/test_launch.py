@@ -335,7 +335,8 @@ def test_programs_find_the_package_and_keep_folder_and_settings(machine):
 # The other scripts.
 
 
-SCRIPTS = ("run", "test", "bench", "ablation", "slurm.sbatch", "slurm-predict.sbatch", "tpu-pod")
+SCRIPTS = ("run", "test", "bench", "ablation", "data", "slurm.sbatch", "slurm-predict.sbatch")
+SCRIPTS += ("tpu-pod",)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -343,7 +344,7 @@ def test_scripts_can_be_run_and_start_what_exists(script):
     subprocess.run(["bash", "-n", LAUNCH / script], check=True)
     assert os.access(LAUNCH / script, os.X_OK)
     modules = re.findall(r"python -m (gzjax\S*)", (LAUNCH / script).read_text())
-    assert modules or script not in ("run", "bench", "ablation")
+    assert modules or script not in ("run", "bench", "ablation", "data")
     for module in modules:
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()
@@ -393,6 +394,15 @@ def test_pytorch_is_installed_where_it_can_be(machine, status):
     assert lines[1] == "pip REPO/.venv/bin --no-deps -r REPO/tests/requirements-parity.txt"
     assert ("skipped" in done.stdout) == (status == "1")
     assert lines[-1] == "python -m gzjax.bench"
+
+
+def test_downloads_have_their_packages(machine):
+    script = machine / "repo/launch/data"
+    done = call(machine, script, "gz2", "--dry-run", GZJAX_JAX="cpu")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.replace(str(machine / "repo"), "REPO").splitlines()
+    assert "pip REPO/.venv/bin -r REPO/launch/requirements-data.txt" in lines
+    assert lines[-1] == "python -m gzjax.at_hand gz2 --dry-run"
 
 
 @pytest.mark.parametrize("has_data", [True, False])

@@ -57,7 +57,7 @@ def _gz2(folder: Path) -> tuple[pd.DataFrame, pd.Series]:
     votes = pd.read_csv(
         votes_file,
         dtype={"dr7objid": str},
-        usecols=lambda name: name == "dr7objid" or re.fullmatch(r"t\d\d_.*_count", name),
+        usecols=_is_used,
     )
     _check(votes, ["dr7objid", "t01_smooth_or_features_a01_smooth_count"], votes_file)
     mapping_file = folder / "gz2_filename_mapping.csv"
@@ -71,12 +71,18 @@ def _gz2(folder: Path) -> tuple[pd.DataFrame, pd.Series]:
     return votes, votes["id_str"].map(images).fillna("")
 
 
+def _is_used(name: str) -> bool:
+    return name == "dr7objid" or re.fullmatch(r"t\d\d_.*_count", name) is not None
+
+
 def _decals(folder: Path) -> tuple[pd.DataFrame, pd.Series]:
     """Counts of the fifth data release's volunteers; images are called by the IAU name."""
     file = folder / "gz_decals_volunteers_5.parquet"
     votes = pd.read_parquet(file)
     _check(votes, ["iauname", "smooth-or-featured_smooth"], file)
-    wanted = [name for name in votes if not re.search("_(fraction|debiased)$", name)]
+    wanted = [
+        name for name in votes.columns.astype(str) if not re.search("_(fraction|debiased)$", name)
+    ]
     votes = votes[wanted].rename(columns={"iauname": "id_str"}).drop_duplicates("id_str")
     votes["id_str"] = votes["id_str"].astype(str)
     return votes.drop(columns=["file_loc", "png_loc"], errors="ignore"), votes["id_str"]
