@@ -595,6 +595,7 @@ def test_the_package_requires_what_the_scripts_install(wheel):
     assert required == {
         "": requirements("requirements.txt"),
         "test": requirements("tests/requirements.txt"),
+        "data": requirements("launch/requirements-data.txt"),
         "fits": {"astropy"},
         "s3": {"s3fs"},
         "gcs": {"gcsfs"},
