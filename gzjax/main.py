@@ -173,7 +173,11 @@ def run() -> None:
 
     overrides = command_line.overrides()
     if given.mode == "explore":
-        run_explore(overrides, report)
+        if len(workdirs) > 1:
+            raise UserError(
+                f"--workdir: expected one run, whose tree and framing are shown, found {len(workdirs)}"
+            )
+        run_explore(workdirs[0] if given.workdir else None, overrides, report)
         return
     if given.mode in NEEDED:
         check_needed()
@@ -294,7 +298,7 @@ def run_embeddings(
     report.say(f"{output}: {len(table)} galaxies")
 
 
-def run_explore(overrides: Mapping[str, Any], report: "Report") -> None:
+def run_explore(workdir: Path | None, overrides: Mapping[str, Any], report: "Report") -> None:
     """Does what the flags say of a page to look through predictions."""
     from gzjax import tree
     from gzjax.run import explore
@@ -302,7 +306,6 @@ def run_explore(overrides: Mapping[str, Any], report: "Report") -> None:
 
     given = flags.FLAGS
     check_needed()
-    workdir = command_line.path(given.workdir[0]) if given.workdir else None
     own, framing = describe_run(given.config, overrides, workdir)
     explore.write(
         command_line.path(given.predictions),

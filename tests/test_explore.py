@@ -227,6 +227,26 @@ def test_few_galaxies_have_few_neighbours(tmp_path):
         assert ((alike.places >= 0) & (alike.places <= 1)).all()
 
 
+def test_galaxies_that_are_all_the_same_are_one_point_and_each_others_neighbours(tmp_path):
+    """Twelve, as many as neighbours are shown: none is its own, and each has all the others."""
+    one = predicted(TOY, 1)._replace(posterior=None)
+    twelve = one._replace(fractions=one.fractions.repeat(12, axis=0), faults=[""] * 12)
+    table = save(table_of(TOY, twelve), tmp_path / "p.csv")
+    features = np.full((12, 6), 0.25, np.float16)
+    made_of = embeddings.table(ids_of(12), features, [""] * 12).drop_columns("fault")
+    write_parquet([made_of], tmp_path / "e.parquet", embeddings.metadata({}))
+    found = predictions.read(table, [TOY], 99)
+    for file in (None, tmp_path / "e.parquet"):
+        alike = explore.find_alike(found, file, "pca")
+        assert np.isfinite(alike.places).all()
+        np.testing.assert_allclose(alike.places, 0.5, atol=1e-3)
+        others = [sorted({*range(12)} - {galaxy}) for galaxy in range(12)]
+        assert [sorted(row[row >= 0].tolist()) for row in alike.neighbours] == others
+        np.testing.assert_allclose(alike.similarity[:, :11], 1, atol=1e-3)
+        content = made(tmp_path, table, [TOY], embeddings=file)
+        assert len(content["ids"]) == 12
+
+
 def test_the_map_shows_the_principal_components():
     features = np.random.default_rng(2).normal(size=(40, 5)) * [1, 5, 0.1, 3, 1] + 7
     places = explore.principal(features)

@@ -240,6 +240,64 @@ def test_what_is_there_is_not_overwritten_and_damage_is_named(run, tmp_path):
         gzjax.load(tmp_path)
 
 
+def test_places_on_this_machine_are_not_exported(run, galaxies):
+    about = checkpoint.read_best(run[0]).about
+    assert about["config"]["data"]["root"] == str(galaxies)
+    for file in run[1].iterdir():
+        content = file.read_bytes()
+        assert str(galaxies.parent).encode() not in content, file.name
+    kept = json.loads((run[1] / exported.CONFIG).read_text())["gzjax"]["about"]
+    assert kept["config"]["data"]["root"] == galaxies.name
+    assert kept["config"]["data"]["tree"] == "toy.toml"
+    assert kept["tree"] == about["tree"]
+    places = {"extra": "/a/b,c/d,/e/f/", "weights": "hf://a/b", "n": [1, None, "~/x", ("/y/z",)]}
+    assert exported.without_places(places) == {
+        "extra": "b,c/d,f", "weights": "hf://a/b", "n": [1, None, "x", ["z"]],
+    }  # fmt: skip
+    assert exported.without_places("/") == ""
+
+
+def test_the_command_exports_what_the_function_does(run, invoke, tmp_path):
+    status, said, wrong = invoke(
+        "--mode", "export", "--workdir", run[0], "--output", tmp_path / "e", "--views", 2
+    )
+    assert (status, wrong) == (0, "")
+    assert said.startswith(f"{tmp_path / 'e'}: README.md, config.json, ")
+    names = [{each.name for each in folder.iterdir()} for folder in (run[1], tmp_path / "e")]
+    assert names[0] == names[1]
+    assert json.loads((tmp_path / "e/config.json").read_text())["gzjax"]["views"] == 2
+    again = "--mode", "export", "--workdir", run[0], "--output"
+    for output, words in (
+        (tmp_path / "e", "is already there"),
+        (tmp_path / "no/e", "there is no folder"),
+    ):
+        status, _, wrong = invoke(*again, output)
+        assert (status, wrong.count("\n")) == (2, 1)
+        assert words in wrong
+    two = invoke(*again, tmp_path / "f", "--workdir", run[0])
+    assert two[0] == 2
+    assert "--workdir: expected one run to export, found 2" in two[2]
+    assert not (tmp_path / "f").exists()
+    assert "expected --output, too" in invoke("--mode", "export", "--workdir", run[0])[2]
+
+
+def test_predictions_are_explored_with_a_model_of_the_hub(run, invoke, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(run[1]))
+    table = gzjax.load(run[1]).predict(np.zeros((3, 16, 16, 3), np.uint8))
+    table.to_csv(tmp_path / "p.csv")
+    explore = "--mode", "explore", "--predictions", tmp_path / "p.csv", "--output"
+    status, said, wrong = invoke(*explore, tmp_path / "x.html", "--workdir", "hf://owner/name")
+    assert (status, wrong) == (0, "")
+    assert "3 galaxies, tree toy" in said
+    both = "--workdir", run[0], "--workdir", run[1]
+    status, _, wrong = invoke(*explore, tmp_path / "y.html", *both)
+    assert (status, wrong.count("\n")) == (2, 1)
+    assert "--workdir: expected one run, whose tree and framing are shown, found 2" in wrong
+    assert not (tmp_path / "y.html").exists()
+
+
 def test_without_jax2onnx_the_rest_is_written_and_it_is_said(
     run, galaxies, images, tmp_path, monkeypatch
 ):

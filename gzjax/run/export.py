@@ -215,7 +215,7 @@ def card(model: Model, views: int, evaluations: list[dict[str, Any]], with_onnx:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    config = model.about["config"]
+    config = exported.without_places(model.about["config"])
     return environment.get_template("card.md").render(
         model=model,
         name=config["model"]["name"],
