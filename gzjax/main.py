@@ -175,7 +175,7 @@ def run() -> None:
     if given.mode == "explore":
         if len(workdirs) > 1:
             raise UserError(
-                f"--workdir: expected one run, whose tree and framing are shown, found {len(workdirs)}"
+                f"--workdir: expected one run, of whose tree they are, found {len(workdirs)}"
             )
         run_explore(workdirs[0] if given.workdir else None, overrides, report)
         return

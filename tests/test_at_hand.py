@@ -227,6 +227,18 @@ def test_other_files_of_a_record_can_be_had(server, get, tmp_path, monkeypatch):
     assert "expected a file nothing, found README.txt, gz2_filename_mapping.csv, gz2_hart16" in err
 
 
+def test_a_new_version_of_a_record_comes_again(server, get, tmp_path, monkeypatch):
+    options = ("desi", "--yes", "--output", tmp_path / "desi")
+    name = "gz_desi_gzd8_volunteer_core_catalog.parquet"
+    for text in (b"# old", b"# new"):  # of one size
+        loopback.record(server, "8360385", {name: b"votes", "schema.md": text})
+        assert get(*options)[0] == 0
+        assert (tmp_path / "desi/schema.md").read_bytes() == text
+    (tmp_path / "desi/schema.md").unlink()
+    assert get(*options)[0] == 0
+    assert (tmp_path / "desi/schema.md").exists()
+
+
 def test_names_are_checked(get):
     assert "challenge  The Galaxy Zoo challenge" in get("--list")[1]
     assert get("--list")[0] == 0

@@ -237,6 +237,7 @@ def test_galaxies_that_are_all_the_same_are_one_point_and_each_others_neighbours
     write_parquet([made_of], tmp_path / "e.parquet", embeddings.metadata({}))
     found = predictions.read(table, [TOY], 99)
     for file in (None, tmp_path / "e.parquet"):
+        (tmp_path / "p.csv.html").unlink(missing_ok=True)
         alike = explore.find_alike(found, file, "pca")
         assert np.isfinite(alike.places).all()
         np.testing.assert_allclose(alike.places, 0.5, atol=1e-3)

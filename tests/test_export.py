@@ -20,6 +20,7 @@ from gzjax.models import Conventions, Weights, pretrained
 from gzjax.run import build, checkpoint, export, exported, recorder
 from gzjax.run import config as configs
 from gzjax.run.checkpoint import Best
+from gzjax.run.places import without_places
 
 # Real networks of two stages: traced in a second.
 LITE = Conventions(mean=(0.4, 0.5, 0.6))
@@ -251,10 +252,10 @@ def test_places_on_this_machine_are_not_exported(run, galaxies):
     assert kept["config"]["data"]["tree"] == "toy.toml"
     assert kept["tree"] == about["tree"]
     places = {"extra": "/a/b,c/d,/e/f/", "weights": "hf://a/b", "n": [1, None, "~/x", ("/y/z",)]}
-    assert exported.without_places(places) == {
+    assert without_places(places) == {
         "extra": "b,c/d,f", "weights": "hf://a/b", "n": [1, None, "x", ["z"]],
     }  # fmt: skip
-    assert exported.without_places("/") == ""
+    assert without_places("/") == ""
 
 
 def test_the_command_exports_what_the_function_does(run, invoke, tmp_path):
@@ -274,7 +275,8 @@ def test_the_command_exports_what_the_function_does(run, invoke, tmp_path):
         status, _, wrong = invoke(*again, output)
         assert (status, wrong.count("\n")) == (2, 1)
         assert words in wrong
-    two = invoke(*again, tmp_path / "f", "--workdir", run[0])
+    again = "--mode", "export", "--workdir", f"{run[0]},{run[0]}", "--output"
+    two = invoke(*again, tmp_path / "f")
     assert two[0] == 2
     assert "--workdir: expected one run to export, found 2" in two[2]
     assert not (tmp_path / "f").exists()
@@ -291,10 +293,10 @@ def test_predictions_are_explored_with_a_model_of_the_hub(run, invoke, tmp_path,
     status, said, wrong = invoke(*explore, tmp_path / "x.html", "--workdir", "hf://owner/name")
     assert (status, wrong) == (0, "")
     assert "3 galaxies, tree toy" in said
-    both = "--workdir", run[0], "--workdir", run[1]
+    both = "--workdir", f"{run[0]},{run[1]}"
     status, _, wrong = invoke(*explore, tmp_path / "y.html", *both)
     assert (status, wrong.count("\n")) == (2, 1)
-    assert "--workdir: expected one run, whose tree and framing are shown, found 2" in wrong
+    assert "--workdir: expected one run, of whose tree they are, found 2" in wrong
     assert not (tmp_path / "y.html").exists()
 
 

@@ -30,6 +30,7 @@ from gzjax.errors import UserError
 from gzjax.run import build, checkpoint, exported, recorder
 from gzjax.run.evaluate import check_views
 from gzjax.run.model import Model
+from gzjax.run.places import without_places
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Tree
 
@@ -215,7 +216,7 @@ def card(model: Model, views: int, evaluations: list[dict[str, Any]], with_onnx:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    config = exported.without_places(model.about["config"])
+    config = without_places(model.about["config"])
     return environment.get_template("card.md").render(
         model=model,
         name=config["model"]["name"],

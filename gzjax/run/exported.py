@@ -22,6 +22,7 @@ from gzjax.models import Conventions, Weights, pretrained
 from gzjax.models.efficientnet_weights import naming
 from gzjax.run import checkpoint
 from gzjax.run.checkpoint import Best
+from gzjax.run.places import without_places
 
 FORMAT = 1
 CONFIG, OURS, TIMM = "config.json", "gzjax.safetensors", "model.safetensors"
@@ -96,25 +97,6 @@ def write(folder: Path, best: Best, more: Mapping[str, Any]) -> None:
         "gzjax": {"format": FORMAT, "step": best.step, "about": without_places(best.about), **more},
     }
     files.write_json(folder / CONFIG, content)
-
-
-def without_places(value: Any) -> Any:
-    """The same JSON with the last part alone of absolute paths, which say whose machine it was.
-
-    Lists of paths in one text are separated by commas, as in `data.extra`.
-    """
-    if isinstance(value, Mapping):
-        return {name: without_places(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_places(each) for each in value]
-    if isinstance(value, str):
-        return ",".join(_without_place(part) for part in value.split(","))
-    return value
-
-
-def _without_place(text: str) -> str:
-    path = Path(text.strip())
-    return path.name if path.is_absolute() or text.strip().startswith("~") else text
 
 
 def read(folder: Path) -> Best:

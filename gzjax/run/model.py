@@ -18,6 +18,7 @@ from gzjax.data.images import Framing
 from gzjax.losses import Objective
 from gzjax.models import Network, Weights
 from gzjax.posterior import Posterior
+from gzjax.run.places import without_places
 from gzjax.steps import Batch, TrainState
 from gzjax.tree import Tree
 
@@ -80,7 +81,7 @@ class Model(NamedTuple):
     @property
     def identity(self) -> str:
         """Changes with what was trained on what, and for how long; not with where it lies."""
-        described = json.dumps([dict(self.about), self.step], sort_keys=True)
+        described = json.dumps([without_places(self.about), self.step], sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def predict_step(self, views: int) -> Callable[[Weights, Batch], dict[str, jax.Array]]:
