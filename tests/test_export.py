@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -140,8 +141,8 @@ def test_onnx_gives_the_same(run, images, expected):
         assert_same(found, [each[:number] for each in expected])
 
 
-def test_the_lines_of_the_card_run_without_jax(run, galaxies):
-    workdir, folder = run
+def test_the_lines_of_the_card_run_without_jax(run, tmp_path):
+    workdir, folder = run[0], shutil.copytree(run[1], tmp_path / "exported")
     pixels = np.random.default_rng(2).integers(0, 255, (40, 30, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "galaxy.jpg", format="PNG")
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
