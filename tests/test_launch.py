@@ -58,6 +58,7 @@ def machine(tmp_path):
     stand_in(tmp_path / "bin", "python", PYTHON)
     stand_in(tmp_path / "bin", "python3", PYTHON)
     stand_in(tmp_path / "bin", "nvidia-smi", "echo 'not found' >&2; exit 127")
+    stand_in(tmp_path / "bin", "chromium", "")
     return tmp_path
 
 
@@ -394,6 +395,29 @@ def test_pytorch_is_installed_where_it_can_be(machine, status):
     assert lines[1] == "pip REPO/.venv/bin --no-deps -r REPO/tests/requirements-parity.txt"
     assert ("skipped" in done.stdout) == (status == "1")
     assert lines[-1] == "python -m gzjax.bench"
+
+
+@pytest.mark.parametrize(
+    ("there", "user", "apt", "playwright", "asked"),
+    [
+        ("chromium-browser", 0, 0, 0, []),
+        ("", 0, 0, 0, ["apt-get -qq update", "apt-get -qq install"]),
+        ("", 1000, 0, 0, ["python -m playwright"]),
+        ("", 0, 1, 0, ["apt-get -qq update", "python -m playwright"]),
+        ("", 0, 1, 1, ["apt-get -qq update", "python -m playwright"]),
+    ],
+)
+def test_a_browser_is_installed_where_there_is_none(machine, there, user, apt, playwright, asked):
+    said = machine / "said"
+    for name, status in (("apt-get", apt), ("python", playwright)):
+        stand_in(machine / "bin", name, f'echo "{name} $1 $2" >>{said}; exit {status}')
+    stand_in(machine / "bin", "id", f"echo {user}")
+    only = f'command() {{ [ "$2" = "{there}" ]; }}'  # whatever this machine has
+    script = f"set -eu; . '{LAUNCH}/environment'; {only}; prepare_browser"
+    done = call(machine, "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (said.read_text().splitlines() if said.exists() else []) == asked
+    assert ("skipped" in done.stdout) == bool(apt and playwright)
 
 
 def test_downloads_have_their_packages(machine):
