@@ -90,13 +90,17 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_list("campaigns", [], "Of a tree of several: those to predict, such as dr5,gz2.")
 flags.DEFINE_string(
-    "part", "1/1", "Of several processes that predict into one output: 2/8 is the second of eight."
+    "part",
+    "1/1",
+    "Of several processes that predict into one output, or write one pack: 2/8 is the second of "
+    "eight.",
 )
 flags.DEFINE_enum(
     "engine",
     "",
     ("", "ray"),
-    "Who predicts or embeds: this process, or workers of Ray, here or in the cluster RAY_ADDRESS.",
+    "Who predicts, embeds or packs: this process, or workers of Ray, here or in the cluster "
+    "RAY_ADDRESS.",
 )
 flags.DEFINE_integer("worker_cores", 4, "CPU cores of a worker of Ray where there is no GPU.", 1)
 flags.DEFINE_integer("range", 4096, "Images predicted between two savings.", 1)
@@ -125,6 +129,7 @@ def run() -> None:
         evaluate,
         export,
         exported,
+        pack,
         page,
         parts,
         predict,
@@ -142,8 +147,10 @@ def run() -> None:
     if given.distributed:
         start_distributed()
     if given.engine:
-        if given.distributed or given.mode not in ("predict", "embed"):
-            raise UserError("--engine: expected --mode predict or embed, without --distributed")
+        if given.distributed or given.mode not in ("predict", "embed", "pack"):
+            raise UserError(
+                "--engine: expected --mode predict, embed or pack, without --distributed"
+            )
         jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
     report = Report(loud=jax.process_index() == 0)
     names = given.workdir or [default_workdir()]
@@ -168,7 +175,10 @@ def run() -> None:
     if given.mode == "pack":
         if not given.pack:
             raise UserError("--pack: expected the folder to write the pack to")
-        train.pack(given.config, command_line.path(given.pack), **data_options)
+        folder, shared = command_line.path(given.pack), share()
+        leave_others()
+        connected = engine([], {}, cache, report)
+        pack.pack(given.config, folder, share=shared, engine=connected, **data_options)
         return
 
     overrides = command_line.overrides()
@@ -196,11 +206,9 @@ def run() -> None:
             return
         suffixes = {"embed": (".parquet",), "predict": parts.WITH_FOLDERS}
         parts.check_output(output, suffixes.get(given.mode, parts.SUFFIXES))
-        share = command_line.share(given.part, "--part")
-        if jax.process_count() > 1:
-            share = jax.process_index() + 1, jax.process_count()
+        shared = share()
     if given.mode in ("embed", "similar", "anomalies"):
-        run_embeddings(workdirs, overrides, cache, output, share, report)
+        run_embeddings(workdirs, overrides, cache, output, shared, report)
         return
     if given.mode == "report":
         if len(workdirs) > 1:
@@ -227,9 +235,7 @@ def run() -> None:
             if jax.process_index() == 0:
                 recorder.evaluation(workdirs[0], result)
         return
-    if jax.process_count() > 1:
-        # From here on each works by itself: none waits for the others, or ends with them.
-        jax.distributed.shutdown()
+    leave_others()
     views = given.views[0] if given.views else models[0].views
     shares = evaluate.mixture_of(models, data, views, given.mixture if data else "uniform")
     connected = engine(workdirs, overrides, cache, report)
@@ -243,9 +249,26 @@ def run() -> None:
         report=report,
         wanted=columns.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
         size=given.range,
-        share=share,
+        share=shared,
         engine=connected,
     )
+
+
+def share() -> tuple[int, int]:
+    """Which part of the work is this process's: (2, 8) is the second of eight."""
+    import jax
+
+    if jax.process_count() > 1:
+        return jax.process_index() + 1, jax.process_count()
+    return command_line.share(flags.FLAGS.part, "--part")
+
+
+def leave_others() -> None:
+    """From here on each process works by itself: none waits for the others, or ends with them."""
+    import jax
+
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()
 
 
 def engine(

@@ -16,7 +16,8 @@ from gzjax import files
 from gzjax.data import images
 from gzjax.errors import UserError
 from gzjax.models import Conventions
-from gzjax.run import build, evaluate, predict, train
+from gzjax.run import build, evaluate, predict
+from gzjax.run import pack as packs
 from gzjax.run import parts as in_parts
 
 
@@ -392,7 +393,7 @@ def test_packing_and_training_from_the_pack_changes_nothing(world, workdirs, tmp
     config = tiny.config(world, epochs=3, evaluate__views=4)
     pack = tmp_path / "pack"
     options = {"cache": tmp_path, "check_images": True, "report": gzjax.Report()}
-    train.pack(config, pack, **options)
+    packs.pack(config, pack, **options)
     assert f"{tiny.GALAXIES} galaxies (real galaxies) in {pack}" in capsys.readouterr().out
     packed = tiny.config(pack, epochs=3, evaluate__views=4, data__kind="pack")
     packed.data.tree = config.data.tree
@@ -403,7 +404,7 @@ def test_packing_and_training_from_the_pack_changes_nothing(world, workdirs, tmp
     ):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(UserError, match=r"--config.data.kind: expected sky or folder to be packed"):
-        train.pack(packed, tmp_path / "again", **options)
+        packs.pack(packed, tmp_path / "again", **options)
 
 
 def test_recipes_are_configs_to_change():

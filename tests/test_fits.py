@@ -16,7 +16,7 @@ from gzjax.data.framing import FitsSettings, Framing
 from gzjax.data.images import ImageFiles, check_image, fault_text, read_image
 from gzjax.data.paths import is_fits, name_of, path_of
 from gzjax.errors import UserError
-from gzjax.run import build, train
+from gzjax.run import build, pack
 from gzjax.run import config as configs
 
 io = pytest.importorskip("astropy.io.fits", reason="needs astropy, the extra `fits`")
@@ -288,7 +288,7 @@ def test_training_packing_and_prediction_read_alike(world, tmp_path):
     model = model._replace(weights=network.init(jax.random.key(0)))
     assert len(data.ids) == tiny.GALAXIES
     assert data.framing == model.framing
-    train.pack(
+    pack.pack(
         tiny.config(world, **options), tmp_path / "pack",
         cache=None, check_images=False, report=gzjax.Report(loud=False),
     )  # fmt: skip

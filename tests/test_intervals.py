@@ -10,7 +10,7 @@ import tiny
 import gzjax
 from gzjax import posterior, trees, votes
 from gzjax.errors import UserError
-from gzjax.run import build, evaluate, predict, recorder, train
+from gzjax.run import build, evaluate, pack, predict, recorder
 from gzjax.run import parts as in_parts
 from gzjax.run.columns import Wanted
 
@@ -271,7 +271,7 @@ def test_several_campaigns_are_predicted_apart(world, tmp_path):
     pd.testing.assert_frame_equal(again, some)
     report = gzjax.Report(loud=False)
     both = config(world, data__catalogues=catalogues)
-    train.pack(both, tmp_path / "pack", cache=None, check_images=False, report=report)
+    pack.pack(both, tmp_path / "pack", cache=None, check_images=False, report=report)
     packed = {"data.kind": "pack", "data.root": str(tmp_path / "pack"), "data.catalogues": ()}
     packed["data.tree"] = f"{world / 'toy.toml'}+{ring}"
     data = gzjax.load_data(tmp_path / "run", packed)

@@ -578,3 +578,21 @@ def test_a_prediction_by_workers_one_of_which_is_killed_is_the_same(cache, predi
     assert output.read_bytes() == whole.read_bytes()
     unreadable = pd.read_csv(tmp_path / "ray.csv.unreadable.csv")
     assert unreadable["GalaxyID"].tolist() == [60, 61]
+
+
+def test_embeddings_and_a_pack_by_workers_are_those_of_one_process(cache, predicted, tmp_path):
+    pytest.importorskip("ray")
+    arguments = predicted[0][2:6]
+    tasks = {
+        "e.parquet": ["--mode", "embed", *arguments, "--range", "20", "--output"],
+        "pack": ["--mode", "pack", "--config", ROOT / "configs" / "test.py", "--pack"],
+    }
+    for name, task in tasks.items():
+        for folder, engine in (("one", []), ("ray", ["--engine", "ray", "--worker_cores", "1"])):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            done = run(cache, *task, tmp_path / folder / name, *engine)
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert ("workers of Ray: " in done.stdout) == (folder == "ray")
+    for file in filter(Path.is_file, (tmp_path / "one").rglob("*")):
+        other = tmp_path / "ray" / file.relative_to(tmp_path / "one")
+        assert other.read_bytes() == file.read_bytes(), file.name

@@ -18,10 +18,10 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from gzjax import tree as trees
-from gzjax.data import catalogue, dataset, packing, packs
+from gzjax.data import catalogue, dataset, packing, packs, shards
 from gzjax.data.batches import Source, training_batches
 from gzjax.data.dataset import Data, Split
-from gzjax.data.images import Framing, ImageFiles, read_image
+from gzjax.data.images import Framing, ImageFiles, JoinedImages, read_image
 from gzjax.errors import UserError
 from gzjax.files import locked
 
@@ -176,8 +176,122 @@ def test_packing_that_was_killed_resumes_from_whole_shards(tmp_path, packed, fil
     assert steps == [(48, 64), (64, 64)]
     assert {file.name for file in folder.iterdir()} == {file.name for file in packed.iterdir()}
     for file in packed.iterdir():
-        if file.suffix != ".npz":  # a zip archive tells the time
-            assert (folder / file.name).read_bytes() == file.read_bytes(), file.name
+        assert (folder / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def same(folder, other):
+    return {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        file.name: file.read_bytes() for file in other.iterdir()
+    }
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_shares_are_together_the_pack_of_one_process(tmp_path, files, crowd, order):
+    files, crowd = [*files, *files[1:44]], np.concatenate([crowd, crowd])
+    Path(files[0]).write_bytes(b"no image")  # whose reason another process knows
+    write(tmp_path / "one", files, crowd)
+    folder, seen = tmp_path / "three", []
+    for place, number in enumerate(order):
+        images, data = Counted(files), data_of(files, crowd)
+        left = packing.write(
+            folder, data._replace(images=images), shard=SHARD, share=(number, 3),
+            progress=lambda *step: seen.append(step),
+        )  # fmt: skip
+        mine = [row for row in range(107) if row // SHARD % 3 == number - 1]
+        assert images.read == set(mine)
+        assert seen[-1] == (len(mine), len(mine))
+        if place < 2:
+            others = 7 - sum(len(range(each - 1, 7, 3)) for each in order[: place + 1])
+            assert left == f"share {number} of 3 is done; {others} shards of others are missing"
+            with pytest.raises(UserError, match="this pack is half-written"):
+                read(folder)
+            again = Counted(files)
+            assert (
+                packing.write(folder, data._replace(images=again), shard=SHARD, share=(number, 3))
+                == left
+            )
+            assert not again.read  # nor is the shard that lacks an image
+    assert left == ""
+    assert same(folder, tmp_path / "one")
+
+
+def test_of_two_that_are_last_one_completes_the_pack(tmp_path, packed, files, crowd):
+    folder, data = tmp_path / "two", data_of(files, crowd)
+    options = {"shard": SHARD, "share": (2, 2)}
+    packing.write(folder, data, shard=SHARD, share=(1, 2))
+    with locked(folder / "lock"):
+        assert packing.write(folder, data, **options) == "another process completes the pack"
+    with locked(folder / "lock-2-of-2"), pytest.raises(UserError, match="another process is wri"):
+        packing.write(folder, data, **options)
+    assert packing.write(folder, data, **options) == ""
+    assert same(folder, packed)
+    assert packing.write(folder, data, **options) == ""  # though it begins only now
+    assert same(folder, packed)
+    (packed / "galaxies.npz").unlink()
+    with pytest.raises(UserError, match=r"pack: expected one process to repair it, found 2$"):
+        packing.write(packed, data, **options)
+
+
+def test_a_share_that_begins_as_another_completes_the_pack_changes_nothing(
+    tmp_path, files, crowd, monkeypatch
+):
+    files, crowd = [*files, *files[1:44]], np.concatenate([crowd, crowd])
+    Path(files[0]).write_bytes(b"no image")  # whose note is gone once the pack is whole
+    write(tmp_path / "one", files, crowd)
+    folder, data, check = tmp_path / "late", data_of(files, crowd), packing._check_folder
+
+    def slow(*arguments):
+        found = check(*arguments)
+        shutil.copytree(tmp_path / "one", folder)
+        return found
+
+    monkeypatch.setattr(packing, "_check_folder", slow)
+    images = Counted(files)
+    assert packing.write(folder, data._replace(images=images), shard=SHARD, share=(1, 2)) == ""
+    assert not images.read
+    assert same(folder, tmp_path / "one")
+
+
+def test_a_shard_whose_image_came_back_forgets_its_fault(tmp_path, files, crowd):
+    many, rows = [*files, *files[1:44]], np.concatenate([crowd, crowd])
+    flaky = [OSError(5, "outage")]
+
+    class Flaky(ImageFiles):
+        def __getitem__(self, position):
+            if position == 3 and flaky:
+                raise flaky[0]
+            return super().__getitem__(position)
+
+    data = data_of(many, rows, images=Flaky(many, FRAMING))
+    packing.write(tmp_path / "pack", data, shard=SHARD, share=(1, 2))
+    note = tmp_path / "pack" / "00000-of-00007.arecord.unreadable.json"
+    assert json.loads(note.read_text()) == {"3": "cannot be opened: outage"}
+    (tmp_path / "pack" / "00000-of-00007.arecord").unlink()
+    flaky.clear()
+    for number in (1, 2):
+        packing.write(tmp_path / "pack", data, shard=SHARD, share=(number, 2))
+    assert len(read(tmp_path / "pack").ids) == 107
+
+
+def test_other_processes_get_what_their_shard_takes_and_no_more(tmp_path, packed, files, crowd):
+    folder, sent = tmp_path / "engine", []
+
+    def engine(see, tasks):
+        for rows, shard in tasks:
+            sent.append(pickle.dumps(shard))
+            yield rows, see([], pickle.loads(sent[-1]), None)
+
+    joined = JoinedImages(
+        [(ImageFiles(files, FRAMING), np.arange(30)), (read(packed).images, np.arange(30, 64))]
+    )
+    write_with = data_of(files, crowd, images=joined)
+    packing.write(folder, write_with, shard=SHARD, engine=engine)
+    assert [pickle.loads(each).images.paths for each in sent[:2]] == [files[:16], files[16:30]]
+    assert len(sent) == 4
+    np.testing.assert_array_equal(read(folder).images[31], read_image(files[31], FRAMING))
+    for number in range(4):
+        name = f"0000{number}-of-00004.arecord"
+        assert (folder / name).read_bytes() == (packed / name).read_bytes()
 
 
 def test_a_whole_pack_stays_as_it_is(packed, files, crowd):
@@ -408,7 +522,7 @@ def test_a_pack_that_cannot_be_written_is_told_in_one_line(tmp_path, files, crow
         def write(self, _):
             raise RuntimeError("no space\nleft")
 
-    monkeypatch.setattr(packing, "ArrayRecordWriter", Full)
+    monkeypatch.setattr(shards, "ArrayRecordWriter", Full)
     with pytest.raises(UserError, match=r"pack: the pack cannot be written: no space left$"):
         write(tmp_path / "pack", files, crowd)
 
@@ -441,7 +555,7 @@ def test_a_pack_whose_repair_is_interrupted_is_half_written(packed, files, crowd
 
     (packed / "00001-of-00004.arecord").unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(packing, "ArrayRecordWriter", full)
+        patched.setattr(shards, "ArrayRecordWriter", full)
         with pytest.raises(UserError, match="no space left"):
             write(packed, files, crowd)
     with pytest.raises(UserError, match="this pack is half-written"):

@@ -14,7 +14,15 @@ from PIL import Image
 from gzjax import tree as trees
 from gzjax.data import catalogue, dataset, parquet
 from gzjax.data.dataset import Split
-from gzjax.data.images import UNREACHABLE, Framing, Images, Unusable, check_image, read_image
+from gzjax.data.images import (
+    UNREACHABLE,
+    Framing,
+    Images,
+    Unusable,
+    check_image,
+    read_image,
+    some_of,
+)
 from gzjax.data.parquet import Cells, ParquetImages
 from gzjax.errors import UserError
 
@@ -294,3 +302,12 @@ def test_files_that_are_there_go_before_bytes_and_bytes_before_a_folder(tmp_path
     found = read(tmp_path)
     assert found.embedded is None
     assert found.galaxies["file"].iloc[2] == str(tmp_path / "images" / "g2.png")
+
+
+def test_some_of_them_are_sent_without_the_others(tmp_path):
+    images = ParquetImages(
+        of_files(write(tmp_path / "a.parquet", [cell(n) for n in range(10)])), FRAMING
+    )
+    some = pickle.loads(pickle.dumps(some_of(images, np.array([2, 3, 7]))))
+    assert shades(some) == [2, 3, 7]
+    assert len(some.cells.row) == 3

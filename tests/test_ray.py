@@ -5,11 +5,15 @@ import signal
 from pathlib import Path
 
 import pytest
+import tiny
 
 import gzjax
+from gzjax.data import packing
+from gzjax.data.images import ImageFiles
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError
-from gzjax.run import ray_engine
+from gzjax.run import build, ray_engine
+from gzjax.run import config as configs
 
 ray = pytest.importorskip("ray")
 ROOT = Path(__file__).parent.parent
@@ -71,6 +75,56 @@ def test_parts_of_lost_workers_are_done_by_others_and_nothing_twice(cluster, tmp
     assert [galaxy for part in found for galaxy in part] == [f"seen {n}" for n in range(60)]
     assert sorted(done) == sorted(["0", "10", "20", "20", "30", "40", "50", "50"])
     assert said == ["a worker of Ray is lost; another one takes over"] * 2
+
+
+class Deadly(ImageFiles):
+    """Images that are written down as they are read; some end their reader, once."""
+
+    def __init__(self, files, framing, log, deadly=()):
+        super().__init__(files, framing)
+        self.log, self.deadly = log, deadly
+
+    def __getitem__(self, position):
+        file = Path(self.files[position])
+        with self.log.open("a") as log:
+            log.write(f"{file.stem}\n")
+        if file.stem in self.deadly and not (mark := self.log.with_name(file.stem)).exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(position)
+
+    def some(self, rows):
+        return Deadly([self.files[row] for row in rows], self.framing, self.log, self.deadly)
+
+
+def test_a_pack_by_workers_one_of_which_is_killed_is_the_same(
+    cluster, world, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(world / "images")  # where the workers are not
+    typed = configs.typed(tiny.config(world))
+    data = build.build_data(
+        typed, build.load_tree(typed.data), None, False, gzjax.Report(loud=False)
+    )
+    names = [os.path.basename(file) for file in data.images.files]
+    images = Deadly(names, data.framing, tmp_path / "log", [data.ids[13]])
+    packing.write(tmp_path / "one", data._replace(images=ImageFiles(names, data.framing)), shard=5)
+    actor, said = ray.remote(num_cpus=1)(ray_engine.Worker), []
+    report = gzjax.Report(loud=False)
+    report.say = said.append
+
+    def engine(see, tasks):
+        begin = [[], {}, str(tmp_path), os.getcwd()]
+        return ray_engine.hand_out(see, tasks, lambda: actor.remote(*begin), 2, report)
+
+    assert (
+        packing.write(tmp_path / "ray", data._replace(images=images), shard=5, engine=engine) == ""
+    )
+    assert said == ["a worker of Ray is lost; another one takes over"]
+    for file in (tmp_path / "one").iterdir():
+        assert (tmp_path / "ray" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert len(list((tmp_path / "ray").iterdir())) == len(list((tmp_path / "one").iterdir()))
+    read = (tmp_path / "log").read_text().split()
+    assert sorted(read) == sorted([*data.ids, *data.ids[10:14]])  # what was not finished, again
 
 
 def test_what_no_worker_can_do_ends_in_one_line(cluster, tmp_path, monkeypatch):

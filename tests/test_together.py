@@ -13,7 +13,7 @@ from gzjax.data import batches, dataset, packing
 from gzjax.data.batches import Source
 from gzjax.data.images import JoinedImages
 from gzjax.errors import UserError
-from gzjax.run import build, train
+from gzjax.run import build, pack
 from gzjax.run import config as configs
 
 
@@ -171,7 +171,7 @@ def test_a_pack_of_several_catalogues_is_them(world, tmp_path):
     config = tiny.config(world, data__extra=str(world.parent / "extra"), data__extra_weight=2.0)
     before = data_of(world, data__extra=str(world.parent / "extra"), data__extra_weight=2.0)
     report = gzjax.Report(loud=False)
-    train.pack(config, tmp_path / "pack", cache=None, check_images=False, report=report)
+    pack.pack(config, tmp_path / "pack", cache=None, check_images=False, report=report)
     after = data_of(tmp_path / "pack", data__kind="pack", data__tree=str(world / "toy.toml"))
     assert after.fingerprint == before.fingerprint
     assert after.members == before.members
@@ -281,7 +281,7 @@ def test_a_pack_of_several_keeps_its_weights_among_others(world, tmp_path):
     extra = str(world.parent / "extra")
     report = gzjax.Report(loud=False)
     config = tiny.config(world, data__extra=extra, data__extra_weight=3.0)
-    train.pack(config, tmp_path / "pack", cache=None, check_images=False, report=report)
+    pack.pack(config, tmp_path / "pack", cache=None, check_images=False, report=report)
     catalogues = (
         {"root": str(tmp_path / "pack"), "kind": "pack"},
         {"root": extra, "weight": 0.5, "scored": False},

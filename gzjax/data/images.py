@@ -62,6 +62,11 @@ def paths_of(images: Images) -> Sequence[str]:
     return images.paths if hasattr(images, "paths") else ()
 
 
+def some_of(images: Images, rows: Int[np.ndarray, " rows"]) -> Images:
+    """Images of some rows, ascending; files of others are forgotten, as another process needs."""
+    return images.some(rows) if hasattr(images, "some") else JoinedImages([(images, rows)])
+
+
 def _fits() -> Any:
     """`gzjax.data.fits`, which is imported where there is a FITS file."""
     try:
@@ -214,6 +219,10 @@ class ImageFiles(Images):
         """The paths of all images."""
         return self.files
 
+    def some(self, rows: Int[np.ndarray, " rows"]) -> "ImageFiles":
+        """Those of some rows alone."""
+        return ImageFiles([self.files[row] for row in rows.tolist()], self.framing)
+
 
 class ImageArrays(Images):
     """Images in memory, cut out and rescaled as files are, when asked for."""
@@ -254,6 +263,17 @@ class JoinedImages(Images):
     def paths(self) -> Sequence[str]:
         """The files of all parts."""
         return [path for images, _ in self.parts for path in paths_of(images)]
+
+    def some(self, rows: Int[np.ndarray, " rows"]) -> "JoinedImages":
+        """Those of some rows alone, ascending."""
+        edges, found = np.searchsorted(rows, [0, *self.ends]), []
+        for (images, own), end, start, stop in zip(
+            self.parts, self.ends, edges, edges[1:], strict=False
+        ):
+            if start < stop:
+                here = own[rows[start:stop] - (end - len(own))]
+                found.append((some_of(images, here), np.arange(len(here))))
+        return JoinedImages(found)
 
 
 def find_files(folder: str | os.PathLike[str]) -> Iterator[str]:

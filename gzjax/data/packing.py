@@ -2,26 +2,29 @@
 
 Each shard is written under another name and renamed when it is whole, so packing that was
 interrupted resumes from the shards that are there. `unfinished.json` says what they are shards of,
-until the manifest takes its place.
+until the manifest takes its place. `SHARD.unreadable.json` lists the images that a shard lacks,
+until the manifest does.
+
+Several processes may share the work, each with every n-th shard; whichever is last writes the
+table and the manifest. So the pack is the same, byte for byte, whoever wrote its shards.
 """
 
 import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from gzjax.data import catalogue, packs
 from gzjax.data.dataset import Data
 from gzjax.data.framing import Framing
-from gzjax.data.images import fault_text, paths_of
+from gzjax.data.images import JoinedImages, paths_of, some_of
 from gzjax.data.paths import path_of
+from gzjax.data.shards import NOTE, Engine, Shard, in_threads, is_whole, lacks, write_shard
 from gzjax.errors import UserError, one_line
 from gzjax.files import locked, replacing, write_json
 from gzjax.tree import Tree
@@ -36,13 +39,26 @@ def write(
     data: Data,
     *,
     shard: int = SHARD,
+    share: tuple[int, int] = (1, 1),
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> None:
+) -> str:
     """Packs galaxies, or resumes where it was interrupted; a whole pack stays as it is.
 
-    Images that turn out unreadable are not in the pack, but among its `left_out`. Shards, of so
-    many galaxies each, are written by as many threads as the machine runs well: Pillow decodes
-    without Python's lock. `progress` is called with (galaxies done, galaxies).
+    Images that turn out unreadable are not in the pack, but among its `left_out`.
+
+    Args:
+      folder: of the pack.
+      data: the galaxies.
+      shard: galaxies of a shard.
+      share: which of the shards are this process's: (2, 8) is the second of eight shares.
+      engine: has other processes write them, which see the same folder, by `See` of
+        `gzjax.run.parts`; None: as many threads of this one as the machine runs well, since Pillow
+        decodes without Python's lock.
+      progress: called with (galaxies done, galaxies) of the share.
+
+    Returns:
+      What the pack still lacks, in words; "" if it is whole.
 
     Raises:
       UserError: the folder holds something else, or a pack of something else; it has no room, or
@@ -60,51 +76,112 @@ def write(
     if before is not None:
         with contextlib.suppress(UserError):
             packs.check_whole(folder, before, data.tree)
-            return
+            return ""
+        if share != (1, 1):
+            raise UserError(f"{folder}: expected one process to repair it, found {share[1]}")
+    number, shares = share
+    galaxies = len(data.ids)
+    ranges = [range(first, min(first + shard, galaxies)) for first in range(0, galaxies, shard)]
+    shards = {
+        folder / f"{place:05}-of-{len(ranges):05}.arecord": rows
+        for place, rows in enumerate(ranges)
+    }
+    mine = dict(list(shards.items())[number - 1 :: shares])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / LOCK):
-            _write(folder, data, about, progress)
-            (folder / LOCK).unlink()
+        with locked(folder / (LOCK if shares == 1 else f"{LOCK}-{number}-of-{shares}")):
+            if before is not None:  # at any time one of the two says whose folder this is
+                write_json(folder / packs.UNFINISHED, about)
+                (folder / packs.MANIFEST).unlink()
+            if not (folder / packs.MANIFEST).exists():  # of another process, meanwhile
+                write_json(folder / packs.UNFINISHED, about)
+                _write_shards(mine, data, engine, progress)
+            return _finish(folder, data, about, shards, share)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{folder}: the pack cannot be written: {one_line(error)}") from error
 
 
-def _write(
-    folder: Path, data: Data, about: Mapping[str, Any], progress: Callable[[int, int], None]
+def _write_shards(
+    shards: Mapping[Path, range],
+    data: Data,
+    engine: Engine | None,
+    progress: Callable[[int, int], None],
 ) -> None:
-    galaxies, shard = len(data.ids), about["galaxies_per_shard"]
-    pieces = [range(first, min(first + shard, galaxies)) for first in range(0, galaxies, shard)]
-    shards = {
-        folder / f"{number:05}-of-{len(pieces):05}.arecord": rows
-        for number, rows in enumerate(pieces)
-    }
-    missing = {file: rows for file, rows in shards.items() if _galaxies_in(file) != len(rows)}
-    unreadable: dict[int, str] = {}
-    done = galaxies - sum(map(len, missing.values()))
-    needed, free = (galaxies - done) * data.framing.canvas**2 * 3, shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder}: the pack needs {needed / 1e9:.1f} GB, only {free / 1e9:.1f} GB are free"
-        )
-    write_json(folder / packs.UNFINISHED, about)
-    (folder / packs.MANIFEST).unlink(missing_ok=True)
+    """Writes those of some shards that are missing."""
+    missing = {rows: file for file, rows in shards.items() if not is_whole(file, rows)}
+    galaxies, new = sum(map(len, shards.values())), sum(map(len, missing))
+    done = galaxies - new
+    _check_room(missing, new * data.framing.canvas**2 * 3)
     progress(done, galaxies)
-    with ThreadPoolExecutor() as pool:
-        written = {
-            pool.submit(_write_shard, file, rows, data): rows for file, rows in missing.items()
-        }
-        try:
-            for future in as_completed(written):
-                unreadable |= future.result()
-                skipped = {data.ids[row]: reason for row, reason in unreadable.items()}
-                catalogue.check_left_out(skipped, galaxies, folder)
-                done += len(written[future])
-                progress(done, galaxies)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    kept = np.array([row not in unreadable for row in range(galaxies)])
+
+    def tasks() -> Iterator[tuple[range, Shard]]:
+        for rows, file in missing.items():
+            cut, numbers = slice(rows.start, rows.stop), np.array(rows)
+            # Others are sent no more than they need; threads share what the images remember.
+            images = (
+                JoinedImages([(data.images, numbers)])
+                if engine is None
+                else some_of(data.images, numbers)
+            )
+            yield rows, Shard(file, images, data.votes[cut], data.ids[cut])
+
+    unreadable: dict[int, str] = {}
+    with contextlib.closing((engine or in_threads)(write_shard, tasks())) as written:
+        for rows, faults in written:
+            unreadable |= {rows[place]: reason for place, reason in faults.items()}
+            skipped = {data.ids[row]: reason for row, reason in unreadable.items()}
+            catalogue.check_left_out(skipped, len(data.ids), missing[rows].parent)
+            done += len(rows)
+            progress(done, galaxies)
+
+
+def _check_room(shards: Mapping[range, Path], needed: int) -> None:
+    for file in list(shards.values())[:1]:
+        free = shutil.disk_usage(file.parent).free
+        if needed > free:
+            raise UserError(
+                f"{file.parent}: the pack needs {needed / 1e9:.1f} GB, only {free / 1e9:.1f} GB "
+                "are free"
+            )
+
+
+def _finish(
+    folder: Path,
+    data: Data,
+    about: Mapping[str, Any],
+    shards: Mapping[Path, range],
+    share: tuple[int, int],
+) -> str:
+    """Writes the table and the manifest if all shards are there; see `write`."""
+    number, shares = share
+    others = sum(not is_whole(file, rows) for file, rows in shards.items())
+    if others and not (folder / packs.MANIFEST).exists():
+        return f"share {number} of {shares} is done; {others} shards of others are missing"
+    with contextlib.ExitStack() as stack:
+        if shares > 1:
+            try:
+                stack.enter_context(locked(folder / LOCK))
+            except UserError:
+                return "another process completes the pack"
+        if not (folder / packs.MANIFEST).exists():
+            _write_manifest(folder, data, about, shards)
+        for name in (packs.UNFINISHED, "*.partial", f"*{NOTE}", f"{LOCK}*"):
+            for leftover in folder.glob(name):
+                leftover.unlink(missing_ok=True)
+    return ""
+
+
+def _write_manifest(
+    folder: Path, data: Data, about: Mapping[str, Any], shards: Mapping[Path, range]
+) -> None:
+    unreadable = {
+        rows[place]: reason
+        for file, rows in shards.items()
+        for place, reason in lacks(file).items()
+    }
+    skipped = {data.ids[row]: reason for row, reason in unreadable.items()}
+    catalogue.check_left_out(skipped, len(data.ids), folder)
+    kept = np.array([row not in unreadable for row in range(len(data.ids))])
     ids, votes = np.array(data.ids)[kept], data.votes[kept]
     with replacing(folder / packs.TABLE) as partial, partial.open("wb") as table:
         np.savez(table, ids=ids, votes=votes)
@@ -127,24 +204,6 @@ def _write(
         "left_out": data.left_out_with(unreadable).astype(str).to_numpy().tolist(),
     }
     write_json(folder / packs.MANIFEST, {**about, **manifest})
-    for leftover in (folder / packs.UNFINISHED, *folder.glob("*.partial")):
-        leftover.unlink(missing_ok=True)
-
-
-def _write_shard(file: Path, rows: range, data: Data) -> dict[int, str]:
-    """Writes one shard; returns the rows of unreadable images, which it lacks, with the reason."""
-    unreadable = {}
-    with replacing(file) as partial:
-        writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
-        for row in rows:
-            try:
-                image = np.asarray(data.images[row])
-            except Exception as error:  # a damaged file may raise anything
-                unreadable[row] = fault_text(error)
-                continue
-            writer.write(packs.to_record(image, data.votes[row], data.ids[row]))
-        writer.close()
-    return unreadable
 
 
 def _source_hash(data: Data) -> str:
@@ -187,14 +246,11 @@ def _check_folder(folder: Path, about: Mapping[str, Any], tree: Tree) -> dict[st
                 "folder, or delete this one"
             )
         return before if name == packs.MANIFEST else None
-    if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
+    if folder.exists() and not all(map(_is_beginning, folder.iterdir())):
         raise UserError(f"{folder}: expected a new or empty folder, or that of a pack")
     return None
 
 
-def _galaxies_in(file: Path) -> int:
-    """How many records there are in a shard; 0 if it is not there or not whole."""
-    if not file.exists():
-        return 0
-    reader = ArrayRecordReader(str(file))
-    return reader.num_records() if reader.ok() else 0
+def _is_beginning(file: Path) -> bool:
+    """Whether a file may be there before `unfinished.json` is."""
+    return file.name.startswith((LOCK, packs.UNFINISHED))

@@ -123,6 +123,10 @@ class ParquetImages(Images):
         """The Parquet files."""
         return self.cells.files
 
+    def some(self, rows: Integer[np.ndarray, " rows"]) -> "ParquetImages":
+        """Those of some rows alone."""
+        return ParquetImages(self.cells.take(rows), self.framing, self.most_bytes)
+
     def __getitem__(self, position: int) -> np.ndarray:
         encoded = self.encoded(position)
         try:

@@ -13,7 +13,7 @@ DuckDB and others, which skip files that begin with an underscore.
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,11 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
 
 # Models, some images -> their table; the last argument is told of each batch how many it has.
 See = Callable[[Sequence[Model], Listing, Callable[[int], None]], pyarrow.Table]
-# What has others see parts of a listing: (see, ranges and their images) -> tables, in any order.
-Engine = Callable[[See, Iterable[tuple[range, Listing]]], Iterator[tuple[range, pyarrow.Table]]]
+# What has others see parts of a whole: (see, ranges and their parts) -> tables, in any order. It is
+# also used to pack, whose parts are shards and whose tables are lists of faults.
+Engine = Callable[
+    [Callable[..., Any], Iterable[tuple[range, Any]]], Generator[tuple[range, Any], None, None]
+]
 
 
 def write_in_parts(

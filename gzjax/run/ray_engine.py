@@ -1,50 +1,53 @@
 """Ray as the engine of predictions: workers on one machine or many, each with models of its own.
 
 A worker is an actor that loads the models and compiles them once; there is one for each GPU, or
-for each group of CPU cores. Parts of the listing are handed out as workers become free. The parts
-of a worker that is lost are handed out again, and another is started in its place. Only this
-process writes, so the output need not be on a file system that the workers share; the run and the
-images have to be.
+for each group of CPU cores. Workers without models, which pack, have a core each. Parts of the
+listing are handed out as workers become free. The parts of a worker that is lost are handed out
+again, and another is started in its place. Of predictions only this process writes, so the output
+need not be on a file system that the workers share; the run and the images have to be, and packs,
+whose shards are too large to be sent.
 """
 
 import collections
+import contextlib
 import logging
 import os
 import re
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-
 from gzjax import remote
-from gzjax.data.listing import Listing
 from gzjax.errors import UserError, one_line
 from gzjax.run.build import load
-from gzjax.run.parts import Engine, See
+from gzjax.run.parts import Engine
 from gzjax.run.report import Report
 
 NEEDS_RAY = "--engine ray needs the extra ray: pip install 'gzjax[ray]', or ray alone"
 MOST_LOST = 3  # workers that one part may end; then it is the part's fault
-Task = tuple[range, Listing]
+Task = tuple[range, Any]  # a range, and its images; see `parts.Engine`
 
 
 class Worker:
     """Models, and what they see; an actor."""
 
-    def __init__(self, workdirs: Sequence[Path], overrides: Mapping[str, Any], cache: str):
+    def __init__(
+        self, workdirs: Sequence[Path], overrides: Mapping[str, Any], cache: str, here: str
+    ):
         import jax
 
+        with contextlib.suppress(OSError):  # relative paths are seen from there, if it is shared
+            os.chdir(here)
         jax.config.update("jax_compilation_cache_dir", cache)
         self.models = [load(workdir, overrides, alone=True) for workdir in workdirs]
 
     def ready(self) -> None:
         """Returns when the models are there."""
 
-    def see(self, see: See, part: Listing) -> pyarrow.Table:
-        """The table of some images."""
+    def see(self, see: Callable[..., Any], part: Any) -> Any:
+        """The table of some images; see `parts.Engine`."""
         return see(self.models, part, lambda _: None)
 
 
@@ -59,7 +62,7 @@ def connect(
     """Starts workers in the cluster that `RAY_ADDRESS` names, or on this machine.
 
     Args:
-      workdirs: of the models; workers read them.
+      workdirs: of the models, if there are any; workers read them.
       overrides: of their options, see `build.load`.
       cache: folder of compiled programs, on each machine.
       cores: CPU cores of a worker, in a cluster without GPUs; at most those of a machine.
@@ -84,10 +87,12 @@ def connect(
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"RAY_ADDRESS: no cluster at {address}: {one_line(error)}") from None
     machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-    number = int(sum(each.get("GPU", 0) for each in machines))
+    number = int(sum(each.get("GPU", 0) for each in machines)) if workdirs else 0
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1}
     if not number:
-        cores = min(cores, max(1, *(int(each.get("CPU", 0)) for each in machines)))
+        # Packing decodes on one core, and waits for the disk.
+        most = max(1, *(int(each.get("CPU", 0)) for each in machines)) if workdirs else 1
+        cores = min(cores, most)
         number = sum(int(each.get("CPU", 0)) // cores for each in machines)
         # What XLA takes for the number of cores that it has.
         variables = {"NPROC": str(cores), "JAX_PLATFORMS": "cpu"}
@@ -100,9 +105,11 @@ def connect(
     paths = [path if remote.is_remote(path) else path.absolute() for path in workdirs]
 
     def start() -> Any:
-        return actor.remote(paths, dict(overrides), str(cache))
+        return actor.remote(paths, dict(overrides), str(cache), os.getcwd())
 
-    def engine(see: See, tasks: Iterable[Task]) -> Iterator[tuple[range, pyarrow.Table]]:
+    def engine(
+        see: Callable[..., Any], tasks: Iterable[Task]
+    ) -> Generator[tuple[range, Any], None, None]:
         try:
             yield from hand_out(see, tasks, start, number, report)
         finally:
@@ -112,8 +119,12 @@ def connect(
 
 
 def hand_out(
-    see: See, tasks: Iterable[Task], start: Callable[[], Any], number: int, report: Report
-) -> Iterator[tuple[range, pyarrow.Table]]:
+    see: Callable[..., Any],
+    tasks: Iterable[Task],
+    start: Callable[[], Any],
+    number: int,
+    report: Report,
+) -> Iterator[tuple[range, Any]]:
     """Has workers do all tasks; see the module's docstring.
 
     Args:

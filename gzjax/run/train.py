@@ -1,4 +1,4 @@
-"""Training and packing, each as the order in which it is done."""
+"""Training as the order in which it is done."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from gzjax import __version__, files
-from gzjax.data import batches, catalogue, devices, packing, packs
+from gzjax.data import batches, catalogue, devices
 from gzjax.errors import UserError
 from gzjax.run import build, loop, page, profile, recorder
 from gzjax.run import config as configs
@@ -264,33 +264,6 @@ class Journey:
         if self.recorder is not None:
             unreadable = dict(zip(rows.tolist(), reasons, strict=True))
             recorder.left_out(self.workdir, self.run.data.left_out_with(unreadable))
-
-
-def pack(
-    config: ConfigDict,
-    folder: Path,
-    *,
-    cache: str | Path | None,
-    check_images: bool,
-    report: Report,
-) -> None:
-    """Packs the galaxies of a config into a folder, or resumes where that was interrupted.
-
-    Raises:
-      UserError: a fault in the options or the data, or a folder of something else.
-    """
-    if jax.process_count() > 1:
-        raise UserError("--mode pack: expected one process; it uses all cores of its machine")
-    options = configs.typed(config)
-    if options.data.kind == "pack":
-        raise UserError("--config.data.kind: expected sky or folder to be packed, found pack")
-    data = build.build_data(options, build.load_tree(options.data), cache, check_images, report)
-    with report.task(f"packing galaxies into {folder}") as progress:
-        packing.write(folder, data, progress=progress)
-    packed = packs.read(folder, tree=data.tree, framing=data.framing)
-    report.say(f"{len(packed.ids)} galaxies ({packed.label}) in {folder}")
-    describe_skipped(packed.left_out, folder, report)
-    report.say(f"--config.data.kind=pack --config.data.root={folder} reads the pack")
 
 
 def describe_skipped(rows: pd.DataFrame, folder: Path, report: Report) -> None:

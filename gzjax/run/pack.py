@@ -1,0 +1,44 @@
+"""Packing the galaxies of a run: decoded once, to be read many times."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from gzjax.data import packing, packs
+from gzjax.errors import UserError
+from gzjax.run import build
+from gzjax.run import config as configs
+from gzjax.run.report import Report
+from gzjax.run.train import describe_skipped
+
+
+def pack(
+    config: ConfigDict,
+    folder: Path,
+    *,
+    cache: str | Path | None,
+    check_images: bool,
+    report: Report,
+    share: tuple[int, int] = (1, 1),
+    engine: packing.Engine | None = None,
+) -> None:
+    """Packs the galaxies of a config into a folder, or resumes where that was interrupted.
+
+    For `share` and `engine` see `packing.write`.
+
+    Raises:
+      UserError: a fault in the options or the data, or a folder of something else.
+    """
+    options = configs.typed(config)
+    if options.data.kind == "pack":
+        raise UserError("--config.data.kind: expected sky or folder to be packed, found pack")
+    data = build.build_data(options, build.load_tree(options.data), cache, check_images, report)
+    with report.task(f"packing galaxies into {folder}") as progress:
+        left = packing.write(folder, data, share=share, engine=engine, progress=progress)
+    if left:
+        report.say(left)
+        return
+    packed = packs.read(folder, tree=data.tree, framing=data.framing)
+    report.say(f"{len(packed.ids)} galaxies ({packed.label}) in {folder}")
+    describe_skipped(packed.left_out, folder, report)
+    report.say(f"--config.data.kind=pack --config.data.root={folder} reads the pack")
