@@ -121,7 +121,8 @@ def adamw(
     `fine_tuning`, such as `by_depth`, is applied to the updates; the rest as in `Optimisation`.
     """
     chain = optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        # Flat, so that the length is one sum and not one of each array.
+        optax.flatten(optax.clip_by_global_norm(clip_norm)) if clip_norm else optax.identity(),
         optax.adamw(learning_rate, weight_decay=weight_decay, mask=is_decayed),
         optax.identity() if fine_tuning is None else fine_tuning,
     )

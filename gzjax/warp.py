@@ -70,12 +70,12 @@ def by_gathers(
         """The image at one point of every pixel: its centre, moved by parts of a pixel."""
         steps = 2 * jnp.arange(size, dtype=jnp.float32) + 1
         x, y = (steps + 2 * right) / size - 1, (steps + 2 * below) / size - 1
-        ones = jnp.ones((size, size), jnp.float32)
-        grid = jnp.stack([ones * x[None, :], ones * y[:, None], ones], axis=-1)
-        # Full float32: a coordinate rounded to bfloat16 would be off by a pixel.
-        place = jnp.einsum("bij,yxj->ibyx", maps, grid, precision=jax.lax.Precision.HIGHEST)
-        column = jnp.clip((place[0] + 1) * (canvas / 2) - 0.5, 0, canvas - 1)
-        row = jnp.clip((place[1] + 1) * (canvas / 2) - 0.5, 0, canvas - 1)
+        # Term by term, in full float32: a product of matrices would be written to memory, and its
+        # coordinates rounded to bfloat16 would be off by a pixel.
+        terms = maps[:, :, :, None, None]
+        place = terms[:, :, 0] * x + terms[:, :, 1] * y[:, None] + terms[:, :, 2]
+        column = jnp.clip((place[:, 0] + 1) * (canvas / 2) - 0.5, 0, canvas - 1)
+        row = jnp.clip((place[:, 1] + 1) * (canvas / 2) - 0.5, 0, canvas - 1)
         first, top = jnp.floor(column), jnp.floor(row)
         right_part, lower_part = (column - first)[..., None], (row - top)[..., None]
         first, top = first.astype(jnp.int32), top.astype(jnp.int32)

@@ -27,13 +27,13 @@ def test_the_network_is_built_as_the_options_say(world, monkeypatch):
     monkeypatch.setattr(build.models, "build", lambda name, **rest: asked.update(rest, name=name))
     options = options_of(
         world, model__name="efficientnet-b0", model__image_size=24, model__dtype="bfloat16",
-        model__stochastic_depth=0.25, optim__freeze=3,
+        model__stochastic_depth=0.25, model__norm_groups=2, optim__freeze=3,
     )  # fmt: skip
     conventions = Conventions(padding="tf")
     build.build_network(options, build.load_tree(options.data), conventions)
     assert asked == {
         "name": "efficientnet-b0", "image_size": 24, "outputs": 8, "dtype": "bfloat16",
-        "stochastic_depth": 0.25, "frozen": 3, "conventions": conventions,
+        "stochastic_depth": 0.25, "norm_groups": 2, "frozen": 3, "conventions": conventions,
         "folded": False, "depthwise": "auto",
     }  # fmt: skip
 

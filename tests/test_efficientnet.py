@@ -259,6 +259,19 @@ def test_a_network_gives_the_numbers_of_numpy(name, train, conventions, depthwis
     )
 
 
+def test_groups_of_a_batch_do_not_see_each_other_in_training():
+    weights, images = given()
+    options = {"dropout": 0.0, "stochastic_depth": 0.0}
+
+    def outputs(images, groups):
+        network = short(norm_groups=groups, **options)
+        return network.apply(*weights, images, train=True, key=KEY)[0]
+
+    apart = jnp.concatenate([outputs(half, 1) for half in jnp.split(images, 2)])
+    np.testing.assert_allclose(outputs(images, 2), apart, atol=1e-5)
+    assert abs(apart - outputs(images, 1)).max() > 0.01
+
+
 def test_evaluation_is_the_same_every_time_whatever_training_does_at_random():
     plain, after = run(dropout=0.0, stochastic_depth=0.0)
     outputs, _ = run(key=KEY, dropout=0.9, stochastic_depth=0.9)
@@ -326,11 +339,11 @@ def test_the_method_for_depthwise_convolutions_is_the_one_asked_for(monkeypatch)
     assert grouped in str(program()[0])
 
 
-def test_on_a_cpu_activations_and_batch_norm_have_a_backward_pass_of_their_own():
+def test_activations_on_a_cpu_and_batch_norm_have_a_backward_pass_of_their_own():
     on_a_cpu, elsewhere = (str(program(depthwise=how)[0]) for how in ("shifted", "xla"))
-    for name in ("remat", "name=normalise"):
-        assert name in on_a_cpu
-        assert name not in elsewhere
+    assert "remat" in on_a_cpu
+    assert "remat" not in elsewhere
+    assert all("name=normalise" in each for each in (on_a_cpu, elsewhere))
 
 
 def test_bfloat16_computes_in_it_and_keeps_statistics_and_outputs_float32():

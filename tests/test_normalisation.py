@@ -61,6 +61,34 @@ def test_batch_norm_is_that_of_flax_forward_and_backward(train, dtype, tolerance
     alike(found, expected, tolerance)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_each_group_is_a_batch_of_its_own(compiled):
+    images, weights = given()
+    parts = jnp.split(images, 2)
+    whole, alone = (
+        normalisation.BatchNorm(
+            **OPTIONS, use_running_average=False, dtype="float32", groups=number
+        )
+        for number in (2, 1)
+    )
+
+    def loss(layer, params, images):
+        variables = {"params": params, "batch_stats": weights["batch_stats"]}
+        result, updated = layer.apply(variables, images, mutable=["batch_stats"])
+        return jnp.tanh(result).sum(), updated
+
+    slope = jax.value_and_grad(loss, (1, 2), has_aux=True)
+    if compiled:
+        slope = jax.jit(slope, static_argnums=0)
+    (value, updated), gradients = slope(whole, weights["params"], images)
+    each = [slope(alone, weights["params"], part) for part in parts]
+    np.testing.assert_allclose(value, sum(loss for (loss, _), _ in each), rtol=1e-5)
+    alike(gradients[0], jax.tree.map(jnp.add, *(to_params for _, (to_params, _) in each)), 1e-4)
+    alike(gradients[1], jnp.concatenate([to_images for _, (_, to_images) in each]), 1e-5)
+    mean = jax.tree.map(lambda one, other: (one + other) / 2, *(found for (_, found), _ in each))
+    alike(updated, mean, 1e-5)
+
+
 def test_batch_norm_begins_like_that_of_flax():
     images, _ = given()
     found, expected = (layer.init(jax.random.key(0), images) for layer in layers(True, "float32"))
@@ -76,7 +104,7 @@ def test_a_gradient_goes_through_mean_and_variance_too():
 
     def ours(images):
         _, mean, variance = normalisation.normalise(images, *weights["params"].values(), 1e-3)
-        return jnp.tanh(mean).sum() + jnp.sin(variance).sum()
+        return jnp.tanh(mean[0]).sum() + jnp.sin(variance[0]).sum()
 
     np.testing.assert_allclose(jax.grad(ours)(images), jax.grad(by_hand)(images), atol=1e-6)
 
@@ -108,20 +136,27 @@ def test_a_mean_far_from_zero_costs_little_precision():
 
 
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs eight devices, as conftest makes them")
-def test_eight_devices_normalise_over_all_images_and_gather_none():
+@pytest.mark.parametrize("groups", [1, 8])
+def test_eight_devices_gather_no_images_and_need_no_sums_for_groups_of_their_own(groups):
     images, weights = given()
     images = jnp.concatenate([images, images * 2])
 
+    def normalised(params, images):
+        scale, bias = params["scale"], params["bias"]
+        return normalisation.normalise(images, scale, bias, 1e-3, groups)[0]
+
     def loss(params, images):
-        result, mean, _ = normalisation.normalise(images, params["scale"], params["bias"], 1e-3)
-        return jnp.tanh(result).mean(), mean
+        return jnp.tanh(normalised(params, images)).mean()
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     whole = NamedSharding(mesh, PartitionSpec())
     parts = NamedSharding(mesh, PartitionSpec("data"))
-    step = jax.value_and_grad(loss, has_aux=True)
+    step = jax.value_and_grad(loss)
     spread = jax.jit(step, in_shardings=(whole, parts), out_shardings=whole)
     program = spread.lower(weights["params"], images).compile().as_text()
-    assert "all-reduce" in program
+    assert "all-reduce" in program  # of the gradients, at least
     assert "all-gather" not in program
     alike(spread(weights["params"], images), step(weights["params"], images), 1e-5)
+    forward = jax.jit(normalised, in_shardings=(whole, parts), out_shardings=parts)
+    program = forward.lower(weights["params"], images).compile().as_text()
+    assert ("all-reduce" in program) == (groups == 1)

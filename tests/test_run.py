@@ -189,6 +189,7 @@ def test_every_option_is_in_one_of_the_lists_above():
         "data.kind", "data.root", "data.table", "data.images", "data.tree", "data.galaxies",
         "data.sky_seed", "data.processes", "data.votes", "data.extra", "data.catalogues",
         "model.name", "model.dtype", "model.weights", "model.conventions",
+        "model.norm_groups",
         # In test_trackers.py.
         "log.trackers",
         # In test_fits.py, on galaxies in FITS files.
@@ -509,6 +510,9 @@ def test_batches_that_the_devices_cannot_share_are_refused(world, tmp_path):
         config.update_from_flattened_dict({option: 12})
         with pytest.raises(UserError, match=f"--config.{option}: expected a multiple of the 8"):
             gzjax.train(config, tmp_path)
+    expected = r"--config.model.norm_groups: expected a divisor of batch_size, \d+, found 3$"
+    with pytest.raises(UserError, match=expected):
+        gzjax.train(tiny.config(world, model__norm_groups=3), tmp_path)
 
 
 def test_worker_processes_deliver_the_same_batches(run):

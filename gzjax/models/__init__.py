@@ -29,6 +29,8 @@ class NetworkSettings(Settings):
     weights: where to start from: `imagenet`, a repository on the Hugging Face hub, a file of
       weights, or the folder of another run; empty: at random. See `pretrained.read`.
     conventions: what a file's weights were trained in; `auto`: as the file says.
+    norm_groups: equal parts of a training batch that have batch-norm statistics of their own; as
+      many as devices spare them waiting for each other's.
     """
 
     name: str = choice("efficientnet-b0", NAMES)
@@ -37,6 +39,7 @@ class NetworkSettings(Settings):
     stochastic_depth: float = number(0.2, least=0, most=0.9)
     weights: str = setting("", "text", lambda value: isinstance(value, str))
     conventions: str = choice("auto", ("auto", "tensorflow", "pytorch"))
+    norm_groups: int = number(1, least=1)
 
 
 class Conventions(NamedTuple):
@@ -94,6 +97,7 @@ def build(
     image_size: int = NetworkSettings.image_size,
     dtype: str = NetworkSettings.dtype,
     stochastic_depth: float = NetworkSettings.stochastic_depth,
+    norm_groups: int = NetworkSettings.norm_groups,
     dropout: float | None = None,
     output_bias: float = 1.0,
     frozen: int = 0,
@@ -109,18 +113,19 @@ def build(
       image_size: pixels a side, for `init`; `apply` takes any.
       dtype: of the computation; parameters, batch-norm statistics and outputs are float32.
       stochastic_depth: see `NetworkSettings`.
+      norm_groups: see `NetworkSettings`.
       dropout: rate for the last features; None takes the published one.
       output_bias: where the outputs start; above 0, so that a ReLU after them has a gradient.
       frozen: so many depths, from the images on, keep their parameters and statistics in training.
       conventions: those that the weights were trained under.
       depthwise: one of `convolution.METHODS`, or `auto`, the fastest here; `shifted` brings the
-        batch norm and the SiLU that suit a CPU, too.
+        SiLU that suits a CPU, too.
       folded: to predict only, with the weights that `fold` gives.
 
     Raises:
       UserError: a name, size, dtype or stochastic depth that is not allowed.
     """
-    NetworkSettings(name, image_size, dtype, stochastic_depth)
+    NetworkSettings(name, image_size, dtype, stochastic_depth, norm_groups=norm_groups)
     variant = VARIANTS[name]
     module = efficientnet.EfficientNet(
         variant=variant,
@@ -134,6 +139,7 @@ def build(
             padding=conventions.padding,
             norm_epsilon=conventions.norm_epsilon,
             depthwise=convolution.fastest_method() if depthwise == "auto" else depthwise,
+            norm_groups=norm_groups,
             folded=folded,
         ),
     )

@@ -25,6 +25,7 @@ class Details(NamedTuple):
     padding: str
     norm_epsilon: float
     depthwise: str
+    norm_groups: int = 1
     folded: bool = False  # without batch norm, which convolutions with a bias do; see `fold`
 
 
@@ -171,12 +172,12 @@ def norm(name: str, details: Details, train: bool) -> Callable[[Array], Array]:
     """Batch norm, unless it is folded; its statistics are float32 whatever the images are."""
     if details.folded:
         return lambda images: images
-    layer = nn.BatchNorm if details.depthwise == "xla" else normalisation.BatchNorm
-    return layer(
+    return normalisation.BatchNorm(
         use_running_average=not train,
         momentum=NORM_MOMENTUM,
         epsilon=details.norm_epsilon,
         dtype=details.dtype,
+        groups=details.norm_groups,
         name=name,
     )
 

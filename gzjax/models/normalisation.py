@@ -1,9 +1,13 @@
-"""Batch normalisation with a backward pass of its own, for CPUs.
+"""Batch normalisation with a backward pass of its own.
 
-There the network waits for memory. Autodiff keeps, beside the images, the centred images, written
-once and read again several times; this keeps the images only and computes the rest anew. An
-EfficientNet's step then takes about a seventh less. Numbers, parameters and statistics are those
-of flax (Ioffe & Szegedy 2015, arXiv:1502.03167).
+The network waits for memory, most of all on CPUs. Autodiff keeps, beside the images, the centred
+images, written once and read again several times; this keeps the images only and computes the rest
+anew. Numbers, parameters and statistics are those of flax (Ioffe & Szegedy 2015,
+arXiv:1502.03167).
+
+Over many devices, the statistics of the whole batch are two sums over all devices for each layer,
+each way. In groups of images they need none: ghost batch norm (Hoffer et al. 2017,
+arXiv:1705.08741).
 """
 
 import functools
@@ -15,19 +19,25 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32
 
-PIXELS = (0, 1, 2)
+PIXELS = (1, 2, 3)  # and images, of a group
 
 Images = Float[Array, "batch height width channels"]
 Channels = Float32[Array, " channels"]
+Groups = Float32[Array, "groups channels"]
 
 
 class BatchNorm(nn.Module):
-    """As flax's BatchNorm over all but the last axis, with the same parameters and statistics."""
+    """As flax's BatchNorm over all but the last axis, with the same parameters and statistics.
+
+    In training, each of `groups` equal parts of a batch has the mean and variance of its own; the
+    running ones follow the averages of all.
+    """
 
     use_running_average: bool
     momentum: float
     epsilon: float
     dtype: Any
+    groups: int = 1
 
     @nn.compact
     def __call__(self, images: Images) -> Images:
@@ -40,39 +50,48 @@ class BatchNorm(nn.Module):
             mean, variance = running_mean.value, running_variance.value
             factor = lax.rsqrt(variance + self.epsilon) * scale
             return ((images - mean) * factor + bias).astype(self.dtype)
-        normalised, mean, variance = normalise(images, scale, bias, self.epsilon)
+        normalised, mean, variance = normalise(images, scale, bias, self.epsilon, self.groups)
         if not self.is_initializing():
             keeps = self.momentum
-            running_mean.value = keeps * running_mean.value + (1 - keeps) * mean
-            running_variance.value = keeps * running_variance.value + (1 - keeps) * variance
+            running_mean.value = keeps * running_mean.value + (1 - keeps) * mean.mean(0)
+            running_variance.value = keeps * running_variance.value + (1 - keeps) * variance.mean(0)
         return normalised.astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise(
-    images: Images, scale: Channels, bias: Channels, epsilon: float
-) -> tuple[Images, Channels, Channels]:
-    """Images of mean `bias` and standard deviation `scale` in each channel, over a batch.
+    images: Images, scale: Channels, bias: Channels, epsilon: float, groups: int = 1
+) -> tuple[Images, Groups, Groups]:
+    """Images of mean `bias` and standard deviation `scale` in each channel, over a group.
 
-    Beside them, the mean and the variance that they had, to which epsilon is added.
+    Groups are as many consecutive images each. Beside them, the mean and the variance that each
+    group had, to which epsilon is added.
     """
-    return _normalise_forward(images, scale, bias, epsilon)[0]
+    return _normalise_forward(images, scale, bias, epsilon, groups)[0]
 
 
-def _normalise_forward(images, scale, bias, epsilon):
-    values = images.astype(jnp.float32)
+def _grouped(images: Images, groups: int) -> Float32[Array, "groups images height width channels"]:
+    return images.astype(jnp.float32).reshape(groups, -1, *images.shape[1:])
+
+
+def _spread(values: Groups) -> Float32[Array, "groups 1 1 1 channels"]:
+    return values[:, None, None, None, :]
+
+
+def _normalise_forward(images, scale, bias, epsilon, groups):
+    values = _grouped(images, groups)
     mean = values.mean(PIXELS)
     variance = jnp.maximum(0, (values * values).mean(PIXELS) - mean * mean)
     deviation = lax.rsqrt(variance + epsilon)
-    normalised = (values - mean) * (deviation * scale) + bias
-    return (normalised, mean, variance), (images, scale, mean, deviation)
+    normalised = (values - _spread(mean)) * _spread(deviation * scale) + bias
+    return (normalised.reshape(images.shape), mean, variance), (images, scale, mean, deviation)
 
 
-def _normalise_backward(epsilon, residuals, gradients):
+def _normalise_backward(epsilon, groups, residuals, gradients):
     images, scale, mean, deviation = residuals
-    gradient, to_mean, to_variance = gradients
-    values = images.astype(jnp.float32)
-    pixels = images.size // images.shape[-1]
+    to_normalised, to_mean, to_variance = gradients
+    gradient, values = _grouped(to_normalised, groups), _grouped(images, groups)
+    pixels = values[0, ..., 0].size
     to_bias = gradient.sum(PIXELS)
     # Of the images as they are: centred ones would have to be written first.
     to_scale = ((gradient * values).sum(PIXELS) - mean * to_bias) * deviation
@@ -81,8 +100,9 @@ def _normalise_backward(epsilon, residuals, gradients):
     factor = deviation * scale
     slope = (2 * to_variance - factor * deviation * to_scale) / pixels
     offset = (to_mean - factor * to_bias) / pixels - slope * mean
-    to_images = gradient * factor + values * slope + offset
-    return to_images.astype(images.dtype), to_scale, to_bias
+    to_images = gradient * _spread(factor) + values * _spread(slope) + _spread(offset)
+    to_images = to_images.reshape(images.shape).astype(images.dtype)
+    return to_images, to_scale.sum(0), to_bias.sum(0)
 
 
 normalise.defvjp(_normalise_forward, _normalise_backward)

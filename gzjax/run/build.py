@@ -456,6 +456,7 @@ def build_network(
         outputs=tree.size,
         dtype=options.model.dtype,
         stochastic_depth=options.model.stochastic_depth,
+        norm_groups=options.model.norm_groups,
         frozen=options.optim.freeze,
         conventions=conventions,
         folded=folded,
@@ -490,9 +491,14 @@ def build_training(options: Options, network: Network, training_galaxies: int) -
     """What training needs beside the model.
 
     Raises:
-      UserError: fewer galaxies than a batch, or updates that no step would make.
+      UserError: fewer galaxies than a batch, updates that no step would make, or a batch that
+        does not fall into groups.
     """
     run = options.run
+    if run.batch_size % options.model.norm_groups:
+        with named("--config.model."):
+            expected = f"a divisor of batch_size, {run.batch_size}"
+            options.model.fail("norm_groups", expected, str(options.model.norm_groups))
     with named("--config."):
         steps_per_epoch = batches.batches_per_epoch(training_galaxies, run.batch_size)
     with named("--config.optim."):
