@@ -9,6 +9,7 @@ Pure functions of arrays, as those of `gzjax.tree`; `gzjax.posterior` has what f
 predictions.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -61,8 +62,12 @@ def observed(
     votes: Float[np.ndarray, "galaxies answers"], tree: Tree
 ) -> Float[np.ndarray, "galaxies answers"]:
     """Cumulative vote fractions on the host, float32; NaN where they are not known."""
-    fractions, known = cumulative(votes, tree)
-    return np.where(np.asarray(known) > 0, np.asarray(fractions), np.float32(np.nan))
+    fractions, known = map(np.asarray, _cumulative(votes, tree))
+    return np.where(known > 0, fractions, np.float32(np.nan))
+
+
+# One program: by themselves, its operations would be a hundred to compile.
+_cumulative = jax.jit(cumulative, static_argnames="tree")
 
 
 def mean_fractions(

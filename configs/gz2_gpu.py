@@ -1,0 +1,36 @@
+"""The whole Galaxy Zoo challenge on one GPU: EfficientNetV2-S, bfloat16, everything on the device.
+
+    launch/run --config configs/gz2_gpu.py --config.data.root=FOLDER --workdir runs/gpu
+
+FOLDER is that of `configs/gz2.py`, and what is not set here is as there.
+
+Sources: the network, Tan & Le 2021 (arXiv:2104.00298), whose fused early blocks suit GPUs; its
+weights of ImageNet come from the Hugging Face hub.
+Time, score: not measured yet on a GPU; `launch/bench compile` counts what its step costs on an H100
+(docs/performance.md).
+
+The images, 12 GB of the whole challenge, are copied to the device once, so that nothing is decoded
+or sent while it trains: beside what the step itself needs, that is for GPUs of 40 GB and more. On
+smaller ones, `--config.data.on_device=False --config.data.processes=4`, and a smaller batch.
+"""
+
+from gzjax.run.recipes import recipe
+
+
+def get_config():
+    """See the module's docstring."""
+    config = recipe("gz2")
+    config.batch_size = 256
+    config.evaluate.batch_size = 512
+
+    # The central square at its full resolution.
+    config.data.canvas = 256
+    config.data.on_device = True
+
+    config.model.name = "efficientnetv2-s"
+    config.model.image_size = 224
+    config.model.dtype = "bfloat16"
+    config.model.stochastic_depth = 0.2
+
+    config.optim.warmup = 2.0
+    return config
