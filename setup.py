@@ -16,6 +16,7 @@ setup(
         "gcs": ["gcsfs"],
         "ray": ["ray>=2.40,<3"],
         "onnx": ["jax2onnx>=0.17,<1", "onnxruntime>=1.24,<2"],
+        "index": ["usearch>=2.16,<3"],
         "umap": ["umap-learn>=0.5.7,<1"],
         "mlflow": ["mlflow-skinny>=3,<4"],
         "wandb": ["wandb>=0.18,<1"],

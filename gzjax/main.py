@@ -316,7 +316,7 @@ def run_embeddings(
     else:
         known = embed.check_query(given.query, embeddings)
         model = None if known else load(workdirs[0], overrides)
-        table = embed.similar(given.query, embeddings, given.k, model)
+        table = embed.similar(given.query, embeddings, given.k, model, report)
     parts.write_table(table, output)
     report.say(f"{output}: {len(table)} galaxies")
 

@@ -626,6 +626,7 @@ def test_the_package_requires_what_the_scripts_install(wheel):
         "ray": {"ray"},
         "wandb": {"wandb"},
         "mlflow": {"mlflow-skinny"},
+        "index": {"usearch"},
         "umap": {"umap-learn"},
         "onnx": {"jax2onnx", "onnxruntime"},
         **{kind: {f"jax[{kind}]"} for kind in ("cuda12", "cuda13", "tpu")},

@@ -2,7 +2,7 @@
 
 A Parquet file with the columns `GalaxyID` and `features`, float16 lists of one length, and in its
 metadata what made it. It is read a block at a time, so memory does not grow with the file, except
-for the GalaxyIDs. What is compared is exact: every pair is looked at.
+for the GalaxyIDs. What is compared here is exact: every pair is looked at.
 """
 
 import json
@@ -49,6 +49,12 @@ def read_ids(file: Path) -> list[str]:
         return list(map(str, opened.read(columns=["GalaxyID"])["GalaxyID"].to_pylist()))
 
 
+def number_of(file: Path) -> int:
+    """How many galaxies there are."""
+    with _opened(file) as opened:
+        return opened.metadata.num_rows
+
+
 def read_row(file: Path, row: int) -> Float32[np.ndarray, "1 features"]:
     """The features of one galaxy, of length 1."""
     with _opened(file) as opened:
@@ -73,11 +79,16 @@ def read_of(file: Path, ids: Sequence[str]) -> Shaped[np.ndarray, "galaxies feat
     return features
 
 
-def blocks(file: Path) -> Iterator[Float32[np.ndarray, "block features"]]:
-    """All features in order, of length 1."""
+def raw_blocks(file: Path) -> Iterator[Shaped[np.ndarray, "block features"]]:
+    """All features in order, as they are."""
     with _opened(file) as opened:
         for batch in opened.iter_batches(BLOCK, columns=["features"]):
-            yield unit(_array(batch.column(0)))
+            yield _array(batch.column(0))
+
+
+def blocks(file: Path) -> Iterator[Float32[np.ndarray, "block features"]]:
+    """All features in order, of length 1."""
+    return map(unit, raw_blocks(file))
 
 
 def _array(lists: pa.FixedSizeListArray) -> Shaped[np.ndarray, "galaxies features"]:

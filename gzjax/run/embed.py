@@ -22,6 +22,7 @@ from gzjax.data.images import Framing
 from gzjax.data.listing import Listing
 from gzjax.data.paths import path_of
 from gzjax.errors import UserError
+from gzjax.run import neighbours
 from gzjax.run import parts as in_parts
 from gzjax.run.evaluate import check_views
 from gzjax.run.model import Model
@@ -120,7 +121,11 @@ def check_query(query: str, embeddings: Path) -> bool:
 
 
 def similar(
-    query: str, embeddings: str | Path, k: int = 50, model: Model | None = None
+    query: str,
+    embeddings: str | Path,
+    k: int = 50,
+    model: Model | None = None,
+    report: Report = SILENT,
 ) -> pd.DataFrame:
     """The galaxies most similar to one, the most similar first.
 
@@ -129,6 +134,7 @@ def similar(
       embeddings: a file of them.
       k: how many.
       model: that the embeddings are of; to embed an image.
+      report: says whether all galaxies were compared; see `gzjax.run.neighbours`.
 
     Returns:
       `GalaxyID`, and `similarity`, float32, the cosine; k rows, or as many as there are.
@@ -153,7 +159,7 @@ def similar(
         if seen.faults[0]:
             raise UserError(f"{query}: {seen.faults[0]}")
         features = embedded.unit(seen.features)
-    found, rows = embedded.nearest(features, embeddings, k)
+    found, rows = neighbours.nearest(features, embeddings, k, row, report)
     ids = embedded.read_ids(embeddings)
     table = pd.DataFrame({"GalaxyID": [ids[n] for n in rows[0]], "similarity": found[0]})
     # Others may be just as similar: copies.
