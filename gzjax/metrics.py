@@ -104,23 +104,28 @@ def rmse_interval(
 
 
 def rmse_difference(
-    predicted: Fractions,
-    other: Fractions,
+    predicted: Float[np.ndarray, "*runs galaxies answers"],
+    other: Float[np.ndarray, "*runs galaxies answers"],
     observed: Fractions,
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
     """RMSE of one set of predictions less that of another, with the ends of its 95 % interval.
 
-    Both are resampled together, so what makes a galaxy hard for either does not widen the
-    interval: differences far smaller than `rmse_interval` may be certain.
+    Of several runs each, their mean RMSE. Both are resampled together, so what makes a galaxy hard
+    for either does not widen the interval: differences far smaller than `rmse_interval` may be
+    certain.
     """
+    ours, theirs = (each.reshape(-1, *observed.shape) for each in (predicted, other))
 
-    def difference(one: np.ndarray, two: np.ndarray, known: np.ndarray, axis: int) -> np.ndarray:
-        return _root_mean(one, known, axis) - _root_mean(two, known, axis)
+    def difference(*sums: np.ndarray, axis: int) -> np.ndarray:
+        *errors, known = sums
+        roots = [_root_mean(each, known, axis) for each in errors]
+        return np.mean(roots[: len(ours)], axis=0) - np.mean(roots[len(ours) :], axis=0)
 
-    low, high = _interval(difference, [predicted, other], observed, resamples, seed)
-    return rmse(predicted, observed) - rmse(other, observed), low, high
+    low, high = _interval(difference, [*ours, *theirs], observed, resamples, seed)
+    each = [np.mean([rmse(one, observed) for one in runs]) for runs in (ours, theirs)]
+    return float(each[0] - each[1]), low, high
 
 
 def accuracy(predicted: Fractions, observed: Fractions, columns: slice) -> float:

@@ -1,0 +1,1 @@
+"""What each choice of the recipe is worth; see `__main__`."""
