@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float32
 
 from gzjax.settings import Settings, choice, number
 
@@ -108,6 +110,24 @@ def by_depth(
     )
 
 
+def global_norm(gradients: optax.Updates) -> Float32[Array, ""]:
+    """The length of all gradients as one vector.
+
+    As optax.tree.norm, which adds up every array by itself: a GPU starts kernels for each.
+    """
+    return jnp.linalg.norm(ravel_pytree(gradients)[0])
+
+
+def clip_by_global_norm(most: float) -> optax.GradientTransformation:
+    """Scales longer gradients down to the length `most`; as optax's, by `global_norm`."""
+
+    def scaled(gradients: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        share = jnp.minimum(1, most / jnp.maximum(global_norm(gradients), 1e-30))
+        return jax.tree.map(lambda array: array * share, gradients)
+
+    return optax.stateless(scaled)
+
+
 def adamw(
     learning_rate: optax.Schedule,
     *,
@@ -121,8 +141,7 @@ def adamw(
     `fine_tuning`, such as `by_depth`, is applied to the updates; the rest as in `Optimisation`.
     """
     chain = optax.chain(
-        # Flat, so that the length is one sum and not one of each array.
-        optax.flatten(optax.clip_by_global_norm(clip_norm)) if clip_norm else optax.identity(),
+        clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.adamw(learning_rate, weight_decay=weight_decay, mask=is_decayed),
         optax.identity() if fine_tuning is None else fine_tuning,
     )

@@ -109,6 +109,26 @@ def test_first_step_of_adam_by_hand():
     np.testing.assert_allclose(params["bias"], 2.0 - 0.1 * 0.25 / (0.25 + 1e-8), rtol=1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 1e4])
+def test_the_length_and_the_clipping_are_those_of_optax(size, compiled):
+    generator = np.random.default_rng(0)
+    gradients = {
+        "a": jnp.asarray(generator.normal(0, size, (3, 4)), jnp.float32),
+        "b": {"c": jnp.asarray(generator.normal(0, size, 5), jnp.float32)},
+    }
+
+    def by(clip):
+        update = clip.update
+        return (jax.jit(update) if compiled else update)(gradients, clip.init(gradients))[0]
+
+    np.testing.assert_allclose(
+        optim.global_norm(gradients), optax.tree.norm(gradients), rtol=1e-6, atol=0
+    )
+    found, expected = by(optim.clip_by_global_norm(2.0)), by(optax.clip_by_global_norm(2.0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+
+
 def test_clipping_bounds_what_adam_sees():
     huge = jax.tree.map(lambda p: jnp.full_like(p, 1e6), PARAMS)
     _, state = one_update(optim.adamw(optax.constant_schedule(0.1), clip_norm=1.0), huge)
