@@ -192,7 +192,9 @@ def test_the_step_is_measured_against_the_peak(world, clock, monkeypatch):
 
 @pytest.mark.parametrize("peer", [True, False])
 def test_predictions_are_measured_against_what_bounds_them(world, clock, monkeypatch, peer):
-    monkeypatch.setattr(inference, "onnx_runtime", lambda *_: (lambda: None) if peer else None)
+    monkeypatch.setattr(
+        inference, "onnx_runtime", lambda *_: {"ONNX Runtime": lambda: None} if peer else {}
+    )
     rows = {row["what"]: row for row in inference.measure_predict(plan_of(world))}
     assert len(rows) == 5 + peer
     one, many = rows["network, 1 view"], rows["network, 16 views"]
@@ -214,11 +216,23 @@ def test_the_peer_is_the_same_network(world):
     placement = build.place(options, training=False)
     model = inference.model_of(options, plan.tree, placement, folded=True)
     model = model._replace(weights=model.network.init(jax.random.key(0)))
-    (outputs,) = inference.onnx_runtime(options, plan, model)()
+    calls = inference.onnx_runtime(options, plan, model)
+    (outputs,) = calls["ONNX Runtime"]()
     size, side = options.run.batch_size, options.model.image_size
     images = np.random.default_rng(0).random((size, side, side, 3), np.float32)
     expected, _ = model.network.apply(*model.weights, images, train=False)
     np.testing.assert_allclose(outputs, expected, atol=1e-4)
+    shape = (size, options.data.canvas, options.data.canvas, 3)
+    images = {"image": np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
+    fractions = model.predict_step(1)(model.weights, images)["fractions"]
+    found = calls["ONNX Runtime, predict.onnx"]()[0]
+    np.testing.assert_allclose(found, fractions, atol=1e-3)
+
+
+def test_decoding_is_measured_in_the_time_of_its_cores(world, clock, monkeypatch):
+    spent = iter(np.cumsum([0, 9, 0, 1, 0, 3]))  # the first has to start
+    monkeypatch.setattr(timing, "of_cores", lambda: next(spent))
+    assert inference.measure_decoding(plan_of(world)) == 16 / 2
 
 
 @pytest.mark.parametrize(("field", "twice"), [(0.4, 0.8), (0.7, 1.0)])

@@ -118,6 +118,7 @@ def test_both_steps_are_compiled_for_every_topology(world, monkeypatch):
     made = plan_of(world, topologies=["v5e:2x2", "h100:2"])
     # A CPU's compiler knows no option of a GPU's.
     monkeypatch.setattr(topologies, "COMPILER", {"tpu": {}, "cuda": {}})
+    monkeypatch.setattr(topologies.inference, "measure_decoding", lambda _: 125.0)
     rows = topologies.measure_compiled(made)
     assert asked == [("v5e:2x2", "tpu"), ("h100:1x1x2", "cuda")]
     assert [(row["chips"], row["step"]) for row in rows] == [
@@ -138,6 +139,11 @@ def test_both_steps_are_compiled_for_every_topology(world, monkeypatch):
         assert row["images/s a chip, at most"] == pytest.approx(
             16 / chips / row["at best ms"] * 1e3
         )
+        assert row["cores a chip to decode"] == ""
+    rate = predicted["images/s a chip, at most"]
+    assert 3600 * predicted["hours for 10^9, 1 chip"] == pytest.approx(1e9 / rate)
+    assert 3600 * predicted["hours for 10^9, 64 chips"] == pytest.approx(1e9 / rate / 64)
+    assert predicted["cores a chip to decode"] == pytest.approx(rate / 125)
 
 
 def flops_of_prediction(made):

@@ -47,6 +47,7 @@ SUBJECTS: dict[str, Callable[[Plan], list[Row]]] = {
     "peer": peer.measure_peer,
     "compile": topologies.measure_compiled,
 }
+NOTES = {"compile": topologies.NOTE}  # below their tables
 WIDEST = 16  # figures beside each other in a table
 
 
@@ -114,6 +115,8 @@ def run(subjects: Sequence[str], options: Any, recipe: str) -> None:
             console.print(f"peer: nothing to compare with ({error})", markup=False)
             continue
         console.print(table(name, figures[name]))
+        if name in NOTES:
+            console.print(NOTES[name], markup=False, highlight=False)
         if output:
             files.write_json(output, figures)
 

@@ -42,6 +42,20 @@ def measure_predict(plan: Plan) -> list[Row]:
     return rows
 
 
+def measure_decoding(plan: Plan) -> float:
+    """JPEGs that a core decodes in a second of its own, whatever else the machine does."""
+    options = next(plan.combinations())
+    model = model_of(options, plan.tree, build.place(options, training=False))
+    spent = []
+    with tempfile.TemporaryDirectory() as folder:
+        number = write_jpegs(plan, options, Path(folder))
+        for _ in range(plan.repeats + 1):
+            began = timing.of_cores()
+            sum(1 for _ in decoded(model, folder))
+            spent.append(timing.of_cores() - began)
+    return number / timing.seconds_of(spent[1:]).median
+
+
 def rows_of(options: Options, plan: Plan, model: Model, folder: str, number: int) -> list[Row]:
     """The rows of one network, size, batch and type."""
     batch = {"image": random_batch(options, plan.tree, model.placement)["image"]}
@@ -54,8 +68,7 @@ def rows_of(options: Options, plan: Plan, model: Model, folder: str, number: int
         )
         for views, name in shown.items()
     }
-    if peer := onnx_runtime(options, plan, model):
-        calls["ONNX Runtime"] = (size, peer)
+    calls |= {name: (size, call) for name, call in onnx_runtime(options, plan, model).items()}
     calls["decoding"] = (number, lambda: sum(1 for _ in decoded(model, folder)))
     for views, name in shown.items():
         calls[f"--mode predict, {name}"] = (
@@ -103,19 +116,20 @@ def decoded(model: Model, folder: str) -> Iterator[Any]:
     )
 
 
-def onnx_runtime(options: Options, plan: Plan, model: Model) -> Callable[[], Any] | None:
-    """ONNX Runtime on the same network and a batch of its images, by all cores; None without it.
+def onnx_runtime(options: Options, plan: Plan, model: Model) -> dict[str, Callable[[], Any]]:
+    """ONNX Runtime on the same network, and on the exported program with one view; a batch each.
 
-    Its threads do not wait busily, which would take the cores from the others' turns.
+    By all cores. Its threads do not wait busily, which would take the cores from the others' turns.
+    Nothing, where it is not installed.
     """
     try:
         import jax2onnx  # noqa: F401
         import onnxruntime
     except ImportError:
-        return None
+        return {}
     plain = build.build_network(options, plan.tree, Conventions(), folded=True, depthwise="plain")
-    side = options.model.image_size
-    made = export.to_onnx(
+    side, canvas = options.model.image_size, options.data.canvas
+    network = export.to_onnx(
         lambda images: (plain.apply(*model.weights, images, train=False)[0],),
         jax.ShapeDtypeStruct(("batch", side, side, 3), jnp.float32),
         ["outputs"],
@@ -124,7 +138,15 @@ def onnx_runtime(options: Options, plan: Plan, model: Model) -> Callable[[], Any
     settings.intra_op_num_threads = timing.cores()
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(made, settings)
-    shape = (options.run.batch_size, side, side, 3)
-    images = np.random.default_rng(0).random(shape, np.float32)
-    return lambda: session.run(None, {export.INPUT: images})
+    size, random = options.run.batch_size, np.random.default_rng
+
+    def run(made: bytes, images: np.ndarray) -> Callable[[], Any]:
+        session = onnxruntime.InferenceSession(made, settings)
+        return lambda: session.run(None, {export.INPUT: images})
+
+    exported = export.onnx(model._replace(network=plain), 1)
+    canvases = random(0).integers(0, 256, (size, canvas, canvas, 3), np.uint8)
+    return {
+        "ONNX Runtime": run(network, random(0).random((size, side, side, 3), np.float32)),
+        f"ONNX Runtime, {export.ONNX}": run(exported, canvases),
+    }

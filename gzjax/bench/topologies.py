@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from gzjax.bench import timing
+from gzjax.bench import inference, timing
 from gzjax.bench.plan import Plan, Row, abstract_batch, columns, lower_train_step, model_of
 from gzjax.bench.program import Census, census
 from gzjax.data import devices
@@ -66,6 +66,12 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 # A compiler's options: to choose between kernels by trying them needs the machine.
 COMPILER: dict[str, dict[str, int]] = {"tpu": {}, "cuda": {"xla_gpu_autotune_level": 0}}
 LARGEST = 256  # chips that scaling is extrapolated to
+SKY, SKY_CHIPS = 10**9, (1, 8, 64)  # galaxies, and chips that may predict them
+NOTE = (
+    "The hours for 10^9 galaxies are a bound on paper, that of the predict step with one view. No "
+    "program reaches it, and reading, decoding and writing are left out. The last line says how "
+    "many of this machine's cores decode JPEGs as fast as a chip may predict."
+)
 
 
 def use_no_device() -> None:
@@ -85,6 +91,7 @@ def measure_compiled(plan: Plan) -> list[Row]:
     if not plan.topologies:
         raise UserError("compile: expected --topologies, such as v5e:2x2 or h100:8")
     rows = []
+    jpegs = inference.measure_decoding(plan)
     for name in plan.topologies:
         chip, found = devices_of(name)
         for options in plan.combinations():
@@ -96,8 +103,27 @@ def measure_compiled(plan: Plan) -> list[Row]:
                 flops = here.cost_analysis()["flops"] / len(found)
                 about = columns(options) | {"chips": f"{len(found)} {name}", "step": what}
                 batch = options.run.batch_size // len(found)
-                rows.append(about | figures(program, chip, len(found), batch, flops))
+                row = about | figures(program, chip, len(found), batch, flops)
+                rate = row["images/s a chip, at most"] if what == "predict" else None
+                rows.append(row | of_the_sky(rate, jpegs))
     return rows
+
+
+def of_the_sky(rate: float | None, jpegs: float) -> Row:
+    """How long `SKY` galaxies take, if a chip predicts and a core decodes so many a second.
+
+    Chips share them without exchanges (`--part`). Empty, if there is no rate.
+    """
+    return {
+        **{
+            f"hours for 10^9, {chips} chip{'s' * (chips > 1)}": SKY / rate / chips / 3600
+            if rate
+            else ""
+            for chips in SKY_CHIPS
+        },
+        "JPEGs/s a core": jpegs if rate else "",
+        "cores a chip to decode": rate / jpegs if rate else "",
+    }
 
 
 def devices_of(topology: str) -> tuple[Chip, Sequence[Any]]:
