@@ -2,16 +2,16 @@
 
     launch/run --config configs/gz2.py --config.data.root=FOLDER --workdir runs/real
 
-FOLDER holds `training_solutions_rev1.csv` and `images_training_rev1/`. More folders, whose galaxies
-are trained on only, may lack votes on some questions or be selected by morphology:
-
-    launch/run --config configs/gz2.py --config.data.root=FOLDER --config.data.extra=OTHER,ANOTHER \
-        --workdir runs/real
+FOLDER holds `training_solutions_rev1.csv` and `images_training_rev1/`. More such folders, in
+`--config.data.extra=OTHER,ANOTHER`, are trained on only. They may lack votes on some questions or
+hold galaxies that were selected; then `configs/gz2_finish.py` comes after this recipe.
 
 Sources: the tree and the votes, Willett et al. 2013 (arXiv:1308.3496); the votes' likelihood,
 Walmsley et al. 2022 (arXiv:2102.08414); fractions through the tree and random views, Dieleman,
 Willett & Dambre 2015 (arXiv:1503.07077); the network, Tan & Le 2019 (arXiv:1905.11946).
-SCORES
+Time: 95 minutes on two CPU cores, with 10,841 galaxies to train on.
+Score: with these, RMSE 0.0829 on 730 test galaxies with 16 views, 0.0845 with one; the mean row
+scores 0.1645 (docs/ablation.md).
 
 The network's outputs are the concentrations of Dirichlet distributions, one for each question, and
 the loss is the likelihood of the crowd's votes: predictions have intervals. The challenge published
@@ -27,7 +27,7 @@ from gzjax.run.config import default
 def get_config():
     """See the module's docstring."""
     config = default()
-    config.epochs = 24
+    config.epochs = 20
 
     # The challenge's galaxies are many enough to report on a twentieth of them.
     config.data.validation = 0.05
