@@ -154,12 +154,10 @@ def run() -> None:
         jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
     report = Report(loud=jax.process_index() == 0)
     names = given.workdir or [default_workdir()]
-    workdirs = [
-        exported.local(name) if exported.on_hub(name) else command_line.path(name) for name in names
-    ]
+    workdirs = [command_line.path(name) for name in names]
     far = [str(workdir) for workdir in workdirs if remote.is_remote(workdir)]
-    if far and given.mode not in ("predict", "embed"):
-        raise UserError(f"--workdir {far[0]}: expected a folder of this machine, but to predict")
+    if far and given.mode in ("train", "show", "report"):
+        raise UserError(f"--workdir {far[0]}: --mode {given.mode} expects a folder of this machine")
     data_options = {"cache": cache, "check_images": given.check_images, "report": report}
 
     if given.mode in ("train", "show"):
@@ -176,6 +174,8 @@ def run() -> None:
         if not given.pack:
             raise UserError("--pack: expected the folder to write the pack to")
         folder, shared = command_line.path(given.pack), share()
+        if remote.is_remote(folder):
+            raise UserError(f"--pack {folder}: expected a folder of this machine")
         leave_others()
         connected = engine([], {}, cache, report)
         pack.pack(given.config, folder, share=shared, engine=connected, **data_options)
@@ -232,7 +232,9 @@ def run() -> None:
             )
             # Shown before it is written: a full disk costs nobody the scores.
             report.evaluation(result)
-            if jax.process_index() == 0:
+            if exported.on_hub(workdirs[0]):
+                report.say(f"{workdirs[0]} is only read: this evaluation is not kept")
+            elif jax.process_index() == 0:
                 recorder.evaluation(workdirs[0], result)
         return
     leave_others()

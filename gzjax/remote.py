@@ -98,14 +98,18 @@ def copied(url: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="gzjax-") as folder:
         copy = Path(folder) / os.path.basename(url)
-        try:
-            filesystem(url).get_file(url, str(copy))
-        except UserError:
-            raise
-        except Exception as error:  # drivers raise many kinds
-            text = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
-            raise UserError(f"{url}: {text}") from None
+        _copy(url, copy)
         yield copy
+
+
+def _copy(url: str, copy: Path) -> None:
+    try:
+        filesystem(url).get_file(url, str(copy))
+    except UserError:
+        raise
+    except Exception as error:  # drivers raise many kinds
+        text = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
+        raise UserError(f"{url}: {text}") from None
 
 
 def write(copy: Path, url: str) -> None:
@@ -120,12 +124,13 @@ def run_copied(url: str) -> Iterator[Path]:
     Raises:
       UserError: it cannot be read.
     """
-    url = url.rstrip("/")
+    strip = filesystem(url)._strip_protocol  # some write memory:///a, some s3://a
+    root = strip(url).rstrip("/")
     with tempfile.TemporaryDirectory(prefix="gzjax-") as folder:
         for file in find(url):
-            name = file.removeprefix(f"{url}/")
+            name = strip(file).removeprefix(f"{root}/")
             if not any(fnmatch.fnmatch(name, each) for each in _NOT_NEEDED):
                 copy = Path(folder) / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                filesystem(url).get_file(file, str(copy))
+                _copy(file, copy)
         yield Path(folder)

@@ -225,6 +225,25 @@ def test_the_hub_is_asked_for_what_gzjax_reads(run, monkeypatch):
         gzjax.load("hf://nobody/nothing")
 
 
+def test_an_export_of_the_hub_is_exported_again_and_stays_as_it_is(
+    run, invoke, tmp_path, monkeypatch
+):
+    import huggingface_hub
+
+    cached = shutil.copytree(run[1], tmp_path / "cached")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(cached))
+    monkeypatch.setattr(export, "stablehlo", lambda *_: b"")
+    monkeypatch.setattr(export, "find_spec", lambda _: None)
+    before = {file: file.stat().st_mtime_ns for file in cached.iterdir()}
+    arguments = "--mode", "export", "--workdir", "hf://owner/name", "--output", tmp_path / "e"
+    status, said, wrong = invoke(*arguments)
+    assert (status, wrong) == (0, "")
+    assert "predict.stablehlo" in said
+    for name in ("gzjax.safetensors", "model.safetensors", "tree.toml", "config.json"):
+        assert (tmp_path / "e" / name).read_bytes() == (run[1] / name).read_bytes()
+    assert {file: file.stat().st_mtime_ns for file in cached.iterdir()} == before
+
+
 def test_what_is_there_is_not_overwritten_and_damage_is_named(run, tmp_path):
     with pytest.raises(UserError, match="already there"):
         gzjax.export(*run)

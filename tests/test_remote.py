@@ -2,9 +2,12 @@
 
 import functools
 import http.server
+import shutil
 import threading
 
 import fsspec
+import huggingface_hub
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +19,8 @@ from gzjax.data.framing import Framing
 from gzjax.data.images import ImageFiles, fault_text, read_image
 from gzjax.data.listing import list_images
 from gzjax.errors import UserError
-from gzjax.run import command_line, predict
+from gzjax.run import build, checkpoint, command_line, predict
+from gzjax.run import config as configs
 
 
 @pytest.fixture
@@ -130,6 +134,73 @@ def test_images_are_read_from_a_web_server(world):
 
 
 @pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    """The workdir of a run."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    gzjax.train(tiny.config(world, epochs=1), workdir)
+    return workdir
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_elsewhere_is_opened_and_begun_from(world, trained, monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("403,\nForbidden")
+
+    url, there = "memory://runs/a", fsspec.filesystem("memory")
+    there.put(str(trained), url, recursive=True)
+    ours, theirs = gzjax.load(trained), gzjax.load(url)
+    assert (theirs.name, theirs.identity) == (url, ours.identity)
+    data = gzjax.load_data(url)
+    assert data.fingerprint == gzjax.load_data(trained).fingerprint
+    with pytest.raises(UserError, match=rf"^{url} holds another run: .*optim\.seed|^{url}.*seed"):
+        gzjax.load_data(url, {"seed": 3})
+    options = configs.typed(tiny.config(world, model__weights=url))
+    begun = build.find_origin(options, data.tree).begin(checkpoint.read_best(trained).raw)
+    jax.tree.map(np.testing.assert_array_equal, begun, checkpoint.read_best(trained).average)
+    monkeypatch.setattr(type(there), "get_file", refused)
+    with pytest.raises(UserError, match=r"^memory://.*runs/a/.*: 403, Forbidden$"):
+        gzjax.load(url)
+    with pytest.raises(UserError, match=r"^memory://none/checkpoints: no checkpoints there"):
+        build.find_origin(
+            configs.typed(tiny.config(world, model__weights="memory://none")), data.tree
+        )
+
+
+def test_an_evaluation_writes_nothing_into_the_cache_of_the_hub(
+    trained, invoke, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(trained))
+    before = contents(trained)
+    evaluate = "--mode", "evaluate", "--cache", tmp_path / "cache", "--views", 1, "--workdir"
+    status, said, wrong = invoke(*evaluate, "hf://owner/name")
+    assert (status, wrong) == (0, "")
+    assert "hf://owner/name is only read: this evaluation is not kept" in said
+    assert contents(trained) == before
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    (copy / "evaluate_test.json").unlink()
+    assert invoke(*evaluate, copy)[0] == 0
+    assert (copy / "evaluate_test.json").exists()
+
+
+def test_what_is_written_in_place_has_to_be_here(world, invoke):
+    for flags, words in (
+        (("--mode", "train", "--workdir", "hf://a/b"), "--workdir hf://a/b: --mode train expects"),
+        (("--mode", "report", "--workdir", "hf://a/b"), "--workdir hf://a/b: --mode report expe"),
+        (("--mode", "pack", "--pack", "hf://a/b"), "--pack hf://a/b: expected a folder of this"),
+        (("--mode", "export", "--output", "hf://a/b"), "--output hf://a/b: expected a folder of"),
+    ):
+        status, _, wrong = invoke(*flags)
+        assert (status, wrong.count("\n")) == (2, 1)
+        assert words in wrong
+    options = configs.typed(tiny.config(world, data__kind="pack", data__root="s3://b/pack"))
+    with pytest.raises(UserError, match=r"^--config\.data\.root: expected a folder .*s3://b/pack"):
+        build.build_data(options, build.load_tree(options.data), None, False, gzjax.Report())
+
+
+@pytest.fixture(scope="module")
 def bucket():
     """An empty bucket of S3, on this machine."""
     pytest.importorskip("s3fs")
@@ -146,17 +217,23 @@ def bucket():
     server.stop()
 
 
-def test_a_prediction_from_s3_to_s3_with_a_run_there_is_the_same(world, bucket, tmp_path):
-    gzjax.train(tiny.config(world, epochs=1), tmp_path / "run")
+def test_a_prediction_from_s3_to_s3_with_a_run_there_is_the_same(
+    world, trained, bucket, tmp_path, invoke
+):
     there = remote.filesystem(bucket)
     there.put(str(world / "images"), f"{bucket}/images", recursive=True)
-    there.put(str(tmp_path / "run"), f"{bucket}/run", recursive=True)
+    there.put(str(trained), f"{bucket}/run", recursive=True)
     model = gzjax.load(f"{bucket}/run")
-    ours = gzjax.load(tmp_path / "run")
+    ours = gzjax.load(trained)
     assert model.name == f"{bucket}/run"
     assert model.identity == ours.identity
     with pytest.raises(UserError, match=r"^s3://galaxies/none/checkpoints: no checkpoints there"):
         gzjax.load(f"{bucket}/none")
+    evaluate = "--mode", "evaluate", "--cache", tmp_path / "cache", "--split", "validation"
+    assert invoke(*evaluate, "--views", 1, "--workdir", f"{bucket}/run")[::2] == (0, "")
+    name = "reliability_validation.csv"
+    assert invoke(*evaluate, "--views", 1, "--workdir", trained)[::2] == (0, "")
+    assert there.cat_file(f"{bucket}/run/{name}") == (trained / name).read_bytes()
     (tmp_path / "bad.png").write_text("no image")
     there.put_file(str(tmp_path / "bad.png"), f"{bucket}/images/bad.png")
 

@@ -120,7 +120,7 @@ class Data(NamedTuple):
         names = "\n".join(sorted({self.ids[row] for row in rows}))
         return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
-    def check_same(self, fingerprint: str, workdir: Path) -> None:
+    def check_same(self, fingerprint: str, workdir: str | Path) -> None:
         """Checks that the galaxies are those that a run was started on.
 
         Raises:

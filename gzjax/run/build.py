@@ -17,7 +17,7 @@ from gzjax.data import batches, dataset, devices
 from gzjax.data.dataset import Data, Split
 from gzjax.data.devices import Placement
 from gzjax.data.framing import Framing
-from gzjax.errors import UserError, named, one_line, renamed
+from gzjax.errors import UserError, named, one_line
 from gzjax.models import Conventions, Network, Weights, pretrained
 from gzjax.run import config as configs
 from gzjax.run import exported, recorder, trackers
@@ -136,13 +136,11 @@ def load(
     Raises:
       UserError: no checkpoint there, or an override that would make it another run.
     """
-    if remote.is_remote(workdir) and not exported.on_hub(workdir):
-        with remote.run_copied(str(workdir)) as copy, renamed(copy, str(workdir)):
-            opened = load(copy, overrides, alone=alone, depthwise=depthwise)
-            return opened._replace(name=str(workdir))
-    best = exported.open_best(workdir)
-    workdir = exported.local(workdir)
-    options = options_of(best.about, overrides, workdir)
+    with exported.at_hand(workdir) as folder:
+        best = exported.open_best(folder)
+        options = options_of(best.about, overrides, folder)
+        temperatures = recorder.read_temperatures(folder, best.step)
+        name = str(workdir if remote.is_remote(workdir) else folder)
     tree = Tree.from_dict(best.about["tree"])
     conventions = Conventions.from_json(best.about["conventions"])
     network = build_network(options, tree, conventions, folded=True, depthwise=depthwise)
@@ -152,8 +150,8 @@ def load(
         weights=jax.device_put(fold(best.average), placement.replicated),
         raw=jax.device_get(fold(best.raw)) if options.average.decay and best.raw else None,
         step=best.step,
-        name=str(workdir),
-        temperatures=recorder.read_temperatures(workdir, best.step),
+        name=name,
+        temperatures=temperatures,
         about=best.about,
     )
 
@@ -169,7 +167,7 @@ def load_data(
     """The galaxies that a run was trained on: images, votes and splits.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, or its URL.
       overrides: {dotted option: value}, such as {"data.root": "where they are now"}.
       cache: folder for rendered skies; None: the user's cache folder.
       check_images: decode every image first.
@@ -179,9 +177,9 @@ def load_data(
       UserError: something is wrong with them, or they are others by now.
     """
     about = exported.open_best(workdir).about
-    options, tree = options_of(about, overrides, Path(workdir)), Tree.from_dict(about["tree"])
+    options, tree = options_of(about, overrides, workdir), Tree.from_dict(about["tree"])
     data = build_data(options, tree, cache, check_images, report)
-    data.check_same(about["data"], Path(workdir))
+    data.check_same(about["data"], workdir)
     return data
 
 
@@ -206,7 +204,7 @@ def framing_of(options: Options) -> Framing:
 
 
 def options_of(
-    about: Mapping[str, Any], overrides: Mapping[str, Any] | None, workdir: Path
+    about: Mapping[str, Any], overrides: Mapping[str, Any] | None, workdir: str | Path
 ) -> Options:
     """The options of a saved run, with some changed that may.
 
@@ -269,7 +267,7 @@ def find_origin(options: Options, tree: Tree) -> Origin:
     name, weights = options.model.name, options.model.weights
     if not weights:
         return Origin(Conventions(), lambda drawn: drawn)
-    if Path(weights).is_dir() or exported.on_hub(weights):
+    if Path(weights).is_dir() or remote.is_remote(weights):
         best = exported.open_best(weights)
         theirs = best.about["config"]
         if theirs["model"]["name"] != name:
@@ -391,6 +389,8 @@ def build_data(
         several["tree"] = tree if len(listed) == 1 else trees.load(each.tree)
         where = "catalogues" if settings.catalogues else "root" if position == 0 else "extra"
         with named(f"--config.data.{where}: "):
+            if remote.is_remote(each.root):
+                raise UserError(f"expected a folder of this machine, found {each.root}")
             if each.kind == "pack":
                 data = dataset.from_pack(Path(each.root), **several)
             else:

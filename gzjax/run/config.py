@@ -331,7 +331,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:
+def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], workdir: str | Path) -> None:
     """Checks that a config may resume what another one began.
 
     Raises:

@@ -25,9 +25,9 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from gzjax import __version__, files, quantiles, steps
+from gzjax import __version__, files, quantiles, remote, steps
 from gzjax.errors import UserError
-from gzjax.run import build, checkpoint, exported, recorder
+from gzjax.run import build, exported, recorder
 from gzjax.run.evaluate import check_views
 from gzjax.run.model import Model
 from gzjax.run.places import without_places
@@ -51,7 +51,7 @@ def export(
     """Exports the model of a run that was best on validation.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, or its URL.
       output: folder to write; it must not be there.
       overrides: see `build.load`.
       views: test-time views that the programs average; None: as many as the recipe says.
@@ -60,12 +60,24 @@ def export(
     Raises:
       UserError: no run there, or a folder that is.
     """
-    workdir, output = Path(workdir), Path(output)
+    if remote.is_remote(output):
+        raise UserError(f"--output {output}: expected a folder of this machine")
+    with exported.at_hand(workdir) as folder:
+        _export(folder, Path(output), overrides, views, report)
+
+
+def _export(
+    workdir: Path,
+    output: Path,
+    overrides: Mapping[str, Any] | None,
+    views: int | None,
+    report: Report,
+) -> None:
     if output.exists():
         raise UserError(f"--output {output} is already there; delete it, or name another")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
-    best = checkpoint.read_best(workdir)
+    best = exported.open_best(workdir)
     model = build.load(workdir, overrides, alone=True, depthwise="portable")
     views = check_views(model.views if views is None else views)
     unfinished = output.with_name(f"{output.name}.partial")

@@ -7,8 +7,9 @@ model.safetensors    the same as timm calls them, kernels as PyTorch has them (O
 What else an export holds, see `gzjax.run.export`.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from gzjax import files
-from gzjax.errors import UserError, one_line
+from gzjax import files, remote
+from gzjax.errors import UserError, one_line, renamed
 from gzjax.models import Conventions, Weights, pretrained
 from gzjax.models.efficientnet_weights import naming
 from gzjax.run import checkpoint
@@ -35,8 +36,8 @@ def open_best(where: str | Path) -> Best:
     Raises:
       UserError: neither is there, or it is damaged.
     """
-    folder = local(where)
-    return read(folder) if (folder / OURS).exists() else checkpoint.read_best(folder)
+    with at_hand(where) as folder:
+        return read(folder) if (folder / OURS).exists() else checkpoint.read_best(folder)
 
 
 def on_hub(where: str | Path) -> bool:
@@ -44,14 +45,24 @@ def on_hub(where: str | Path) -> bool:
     return str(where).startswith(HUB)
 
 
-def local(where: str | Path) -> Path:
-    """A folder as it is; of `hf://owner/name` a copy, fetched from the Hugging Face hub once.
+@contextlib.contextmanager
+def at_hand(where: str | Path) -> Iterator[Path]:
+    """A folder as it is; of a URL a copy to read from, whose name no error shows.
+
+    That of `hf://owner/name` is the hub's own, fetched once, where nothing may be written.
 
     Raises:
       UserError: it cannot be fetched.
     """
-    if not on_hub(where):
-        return Path(where).expanduser()
+    if not remote.is_remote(where):
+        yield Path(where).expanduser()
+        return
+    fetched = contextlib.nullcontext(_fetched(where)) if on_hub(where) else None
+    with fetched or remote.run_copied(str(where)) as copy, renamed(copy, str(where)):
+        yield copy
+
+
+def _fetched(where: str | Path) -> Path:
     from huggingface_hub import snapshot_download  # slow to import
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
