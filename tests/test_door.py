@@ -16,7 +16,7 @@ from gzjax import files
 from gzjax.data import images
 from gzjax.errors import UserError
 from gzjax.models import Conventions
-from gzjax.run import build, evaluate, predict
+from gzjax.run import build, evaluate, inference, predict
 from gzjax.run import pack as packs
 from gzjax.run import parts as in_parts
 
@@ -243,7 +243,7 @@ def test_shares_of_several_processes_are_one_table(world, models, tmp_path, suff
         return tmp_path / f"{name}{suffix}"
 
     whole = predict_all("whole").read_bytes()
-    monkeypatch.setattr(in_parts, "stream", counted := _Counted(in_parts.stream))
+    monkeypatch.setattr(inference, "stream", counted := _Counted(inference.stream))
     output = predict_all("shared", (2, 3))
     assert not output.exists()
     assert said[-1] == "share 2 of 3 is done; 7 parts of others are missing"

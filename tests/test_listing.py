@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from gzjax import tree as trees
-from gzjax.data import catalogue, listing, packing, packs
+from gzjax.data import catalogue, listing, packing, packs, rows
 from gzjax.data.dataset import Data
 from gzjax.data.images import Framing, read_image
 from gzjax.data.listing import list_images
@@ -56,7 +56,7 @@ def test_patterns_and_single_files(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
-@pytest.mark.parametrize("column", listing.FILE_COLUMNS)
+@pytest.mark.parametrize("column", rows.FILE_COLUMNS)
 def test_tables_name_files_beside_them(folder, suffix, column):
     path = folder / f"table.{suffix}"
     table = pd.DataFrame({column: ["2.jpg", str(folder / "3.jpeg"), "gone.jpg"], "ra": 1.5})
@@ -67,7 +67,7 @@ def test_tables_name_files_beside_them(folder, suffix, column):
     assert found.files == [str(folder / name) for name in ("2.jpg", "3.jpeg", "gone.jpg")]
 
 
-@pytest.mark.parametrize("name", listing.ID_COLUMNS)
+@pytest.mark.parametrize("name", rows.ID_COLUMNS)
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_tables_name_galaxies(folder, suffix, name):
     path = folder / f"table.{suffix}"

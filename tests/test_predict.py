@@ -9,8 +9,8 @@ import pytest
 from gzjax import tree as trees
 from gzjax.data import images
 from gzjax.errors import UserError
+from gzjax.run import inference, predict
 from gzjax.run import parts as in_parts
-from gzjax.run import predict
 from gzjax.run.columns import CHALLENGE, Predicted
 from gzjax.run.parts import Parts
 
@@ -145,10 +145,10 @@ def test_a_failed_join_leaves_no_output(tmp_path, crowd, gz2):
 def test_a_disk_that_is_gone_is_no_damaged_image():
     gone = [images.fault_text(OSError(5, "Input/output error", "x.jpg"))] * 40
     with pytest.raises(UserError, match="none of 40 images from b on can be opened: cannot be op"):
-        in_parts.check_no_outage(gone, "b")
-    in_parts.check_no_outage(gone[:5], "b")  # a list of a few
-    in_parts.check_no_outage([*gone, ""], "b")
-    in_parts.check_no_outage([images.fault_text(images.Unusable("truncated"))] * 40, "b")
+        inference.check_no_outage(gone, "b")
+    inference.check_no_outage(gone[:5], "b")  # a list of a few
+    inference.check_no_outage([*gone, ""], "b")
+    inference.check_no_outage([images.fault_text(images.Unusable("truncated"))] * 40, "b")
 
 
 def test_the_job_says_how_many_images_a_part_has(tmp_path, gz2):

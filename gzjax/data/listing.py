@@ -1,23 +1,20 @@
 """Which images to predict: a folder, a pattern, a table that names them, a pack, or arrays."""
 
-import contextlib
 import functools
 import glob
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gzjax import remote
-from gzjax.data import names, packs
+from gzjax.data import file_tables, names, packs
 from gzjax.data.images import (
     SUFFIXES,
     Framing,
@@ -32,18 +29,13 @@ from gzjax.data.images import (
 from gzjax.data.parquet import Cells, ParquetImages, holds_images
 from gzjax.data.paths import name_of, path_of
 from gzjax.data.rows import (
-    FILE_COLUMNS,
     ID_COLUMNS,
     TABLES,
     Rows,
     any_there,
     column_names,
-    cutouts_advice,
-    files_in,
     first_of,
     number_of_rows,
-    read_chunks,
-    texts,
 )
 from gzjax.errors import UserError, renamed
 
@@ -139,12 +131,12 @@ def list_images(what: Any) -> Listing:
     elif isinstance(what, pd.DataFrame):
         name = what.index.name
         known = name is not None and first_of(ID_COLUMNS, [str(name)]) and name not in what.columns
-        listing = _of_tables([what.reset_index() if known else what], "images", "")
+        listing = _of_tables([what.reset_index() if known else what])
     elif getattr(what, "ndim", 1) != 1:
         listing = _of_arrays(np.asarray(what))
     elif isinstance(what, Iterable):
         paths = pd.Series(list(what), dtype=object)
-        listing = _of_tables([pd.DataFrame({"file": paths})], "images", "")
+        listing = _of_tables([pd.DataFrame({"file": paths})])
     else:
         raise UserError(
             "images: expected a path, a list of paths, a DataFrame or an array uint8[galaxies, "
@@ -175,7 +167,7 @@ def _of_path(name: str) -> Listing:
     if path.suffix == ".parquet" and path.is_file() and holds_images(path):
         return _of_shards([name])
     if name.lower().endswith(TABLES) and not glob.has_magic(name):
-        return _of_table_file(path, name, path.parent)
+        return Listing(*_kept(file_tables.of_file(path, name, path.parent), name))
     if os.path.isfile(path_of(name)):
         found = [name]
         expected = f"expected an image ({', '.join(SUFFIXES)}), a folder of them, or a table"
@@ -194,7 +186,7 @@ def _of_url(url: str) -> Listing:
     """Of images, or a table of their files, on another machine; see `gzjax.remote`."""
     if url.lower().endswith(TABLES) and "*" not in url:
         with remote.copied(url) as copy, renamed(copy, url):
-            return _of_table_file(copy, url, url.rpartition("/")[0])
+            return Listing(*_kept(file_tables.of_file(copy, url, url.rpartition("/")[0]), url))
     if is_image(os.path.basename(path_of(url))) and "*" not in url:
         return _of_files([url], url)
     found = [file for file in in_order(remote.find(url)) if is_image(os.path.basename(file))]
@@ -206,14 +198,8 @@ def _of_url(url: str) -> Listing:
     return _of_files(found, url)
 
 
-def _of_table_file(path: Path, where: str, folder: str | Path) -> Listing:
-    header = column_names(path)
-    wanted = [first_of([each], header) for each in (*FILE_COLUMNS, "subfolder")]
-    wanted.append(first_of(ID_COLUMNS, header))
-    # As text, since a galaxy may be called 007, or NA.
-    options = {"dtype": str, "keep_default_na": False}
-    tables = read_chunks(path, [*filter(None, wanted)], names.CHUNK, **options)
-    return _of_tables(tables, where, folder, header)
+def _of_tables(tables: list[pd.DataFrame]) -> Listing:
+    return Listing(*_kept(file_tables.of_tables(tables, "images", ""), "images"))
 
 
 def _of_files(files: Iterable[str], where: str) -> Listing:
@@ -268,72 +254,6 @@ def _of_shards(files: list[str]) -> Listing:
     of_file = np.repeat(np.arange(len(files), dtype=np.int32), [len(each) for each in numbers])
     embedded = Cells(cells[0].column, tuple(files), of_file, np.concatenate(numbers))
     return listing._replace(embedded=embedded)
-
-
-def _of_tables(
-    tables: Iterable[pd.DataFrame], where: str, folder: str | Path, header: Iterable[object] = ()
-) -> Listing:
-    """Of one table, a piece at a time, with these and perhaps more columns: `header`, if given."""
-
-    def chunks() -> Iterator[tuple[pa.Array, pa.Array]]:
-        columns, first = None, 0
-        for table in tables:
-
-            def row(number: int, first: int = first) -> str:
-                return f"{where}: row {first + number + 1}"
-
-            if columns is None:
-                columns = _columns_of(table, where, folder, header)
-            table = table[columns]
-            of_galaxies = first_of(ID_COLUMNS, table.columns)
-            of_files = files_in(table, [str(folder)] * len(table))
-            assert of_files is not None  # as `_columns_of` has found it
-            files = _seen_from(folder, _strings(of_files, row, str))
-            if of_galaxies is None:
-                ids = names.strings([name_of(file) for file in files.to_pylist()], where)
-            else:
-                ids = _strings(table[of_galaxies], row, str, Integral)
-            yield ids, files
-            first += len(table)
-
-    return Listing(*_kept(chunks(), where))
-
-
-def _columns_of(
-    table: pd.DataFrame, where: str, folder: str | Path, header: Iterable[object]
-) -> list[str]:
-    """The columns of files, of their subfolder and of galaxies, by the first piece of a table."""
-    of_files = files_in(table, [str(folder)] * len(table))
-    if of_files is None:
-        found = list(map(str, header or table.columns))
-        raise UserError(
-            f"{where}: expected a column of files, named one of {', '.join(FILE_COLUMNS)}; found "
-            f"{', '.join(found[:8])}{cutouts_advice(found)}"
-        )
-    others = (first_of(each, table.columns) for each in (["subfolder"], ID_COLUMNS))
-    return [str(of_files.name), *filter(None, others)]
-
-
-def _strings(column: pd.Series, row: Callable[[int], str], *kinds: type) -> pa.Array:
-    """The texts of a column, or whole numbers, written out; see `rows.texts` for what it raises."""
-    with contextlib.suppress(UnicodeEncodeError, pa.ArrowInvalid, pa.ArrowTypeError):
-        found = pa.array(column, from_pandas=True)
-        found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-        whole = Integral in kinds and pa.types.is_integer(found.type)
-        if whole or pa.types.is_string(found.type) or pa.types.is_large_string(found.type):
-            found = found.cast(pa.string())
-            if not found.null_count and pc.all(pc.not_equal(found, "")).as_py():
-                return found
-    where = row(0).rpartition(": ")[0]
-    return names.strings(texts(column, row, *kinds), where)
-
-
-def _seen_from(folder: str | Path, files: pa.Array) -> pa.Array:
-    """`os.path.join` of a folder and paths."""
-    folder = os.path.join(folder, "")
-    joined = pc.binary_join_element_wise(folder, files, "")
-    whole = pc.match_substring_regex(files, f"^{os.sep}|{remote.PATTERN}")
-    return pc.if_else(whole, files, joined)
 
 
 def _of_arrays(pixels: np.ndarray) -> Listing:

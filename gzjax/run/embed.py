@@ -22,7 +22,7 @@ from gzjax.data.images import Framing
 from gzjax.data.listing import Listing
 from gzjax.data.paths import path_of
 from gzjax.errors import UserError
-from gzjax.run import neighbours
+from gzjax.run import inference, neighbours
 from gzjax.run import parts as in_parts
 from gzjax.run.evaluate import check_views
 from gzjax.run.model import Model
@@ -202,7 +202,7 @@ def _batches(model: Model, listed: Listing, views: int | None) -> Iterator[Embed
         return step(model.weights, {"image": image})
 
     first = 0
-    seen = in_parts.batches_of(listed, [model.framing], model.reading, see)
+    seen = inference.batches_of(listed, [model.framing], model.reading, see)
     for features, there, faults in seen:
         features = np.asarray(features[there], np.float16)
         features[[bool(reason) for reason in faults]] = np.nan

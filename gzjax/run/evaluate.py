@@ -1,7 +1,6 @@
 """How good models are: one evaluation, for training, for the command and for a notebook."""
 
-import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from gzjax.data.dataset import Data
 from gzjax.errors import UserError
 from gzjax.models import Weights
 from gzjax.posterior import Posterior
+from gzjax.run.inference import stream
 from gzjax.run.model import Model
 
 
@@ -262,13 +262,3 @@ def predict_split(
     whole = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
     real = whole["mask"] > 0
     return {name: array[real] for name, array in whole.items()}
-
-
-def stream(step: Callable[[Any], Any], items: Iterable[Any], ahead: int = 2) -> Iterator[Any]:
-    """The results of all items, on the host, while the device works on the next ones."""
-    pending: collections.deque = collections.deque()
-    for item in items:
-        pending.append(step(item))
-        if len(pending) > ahead:
-            yield jax.device_get(pending.popleft())
-    yield from map(jax.device_get, pending)

@@ -16,6 +16,7 @@ from gzjax.data.images import Framing
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError
 from gzjax.posterior import Posterior
+from gzjax.run import inference
 from gzjax.run import parts as in_parts
 from gzjax.run.columns import CHALLENGE, Predicted, Wanted, table_of, unwanted
 from gzjax.run.evaluate import check_same_tree, check_views, mixed_posterior
@@ -113,7 +114,7 @@ def batches_of(
             results.append(model.predict_step(count)(model.weights, {"image": image}))
         return results
 
-    seen = in_parts.batches_of(listed, framings, models[0].reading, see)
+    seen = inference.batches_of(listed, framings, models[0].reading, see)
     for results, there, faults in seen:
         fractions = ensemble.mix([result["fractions"] for result in results], weights)[there]
         believed = None

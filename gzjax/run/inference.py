@@ -1,0 +1,81 @@
+"""Images through networks, a batch at a time, while the next ones are read."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gzjax.data import batches
+from gzjax.data.batches import Source
+from gzjax.data.images import UNREACHABLE, Framing
+from gzjax.data.listing import Listing
+from gzjax.errors import UserError
+from gzjax.run.model import Reading
+
+# A batch of at least so many images, none of which can be opened, is an outage, not bad luck.
+OUTAGE = 32
+
+
+def stream(step: Callable[[Any], Any], items: Iterable[Any], ahead: int = 2) -> Iterator[Any]:
+    """The results of all items, on the host, while the device works on the next ones."""
+    pending: collections.deque = collections.deque()
+    for item in items:
+        pending.append(step(item))
+        if len(pending) > ahead:
+            yield jax.device_get(pending.popleft())
+    yield from map(jax.device_get, pending)
+
+
+def batches_of(
+    listed: Listing,
+    framings: Sequence[Framing],
+    reading: Reading,
+    see: Callable[[Mapping[Framing, np.ndarray]], Any],
+) -> Iterator[tuple[Any, np.ndarray, list[str]]]:
+    """What is seen in images, a batch at a time, in order.
+
+    Args:
+      listed: the images.
+      framings: in which they are read.
+      reading: how they are read.
+      see: {framing: uint8[batch, canvas, canvas, 3]} -> results on the devices.
+
+    Yields:
+      The results on the host; bool[batch], where they are of a galaxy, as the last batch is filled
+      up; and of these why an image could not be read, "" where it could.
+
+    Raises:
+      UserError: none of the images of a whole batch can be opened.
+    """
+    read = [
+        batches.ordered_batches(
+            Source(listed.framed(framing), np.arange(len(listed.ids))),
+            reading.batch_size,
+            threads=reading.threads,
+            processes=reading.processes,
+        )
+        for framing in framings
+    ]
+
+    def step(canvases: Sequence[dict[str, np.ndarray]]) -> tuple[Any, ...]:
+        images = [batch["image"] for batch in canvases]
+        seen = see(dict(zip(framings, images, strict=True)))
+        return canvases[0]["row"], canvases[0]["fault"], seen
+
+    for row, fault, seen in stream(step, zip(*read, strict=True)):
+        there = row >= 0
+        faults = [reason.decode() for reason in fault[there]]
+        check_no_outage(faults, listed.ids[row[0]])
+        yield seen, there, faults
+
+
+def check_no_outage(faults: Sequence[str], first: str) -> None:
+    """Checks that the disk or network is still there, damaged images aside.
+
+    Raises:
+      UserError: none of a batch, which begins with the galaxy `first`, could be opened.
+    """
+    if len(faults) >= OUTAGE and all(fault.startswith(UNREACHABLE) for fault in faults):
+        raise UserError(f"none of {len(faults)} images from {first} on can be opened: {faults[0]}")
