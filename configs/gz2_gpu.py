@@ -28,7 +28,7 @@ def get_config():
     config.data.on_device = True
 
     config.model.name = "efficientnetv2-s"
-    config.model.image_size = 192
+    config.model.image_size = 256
     config.model.dtype = "bfloat16"
     config.model.stochastic_depth = 0.2
 
