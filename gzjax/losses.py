@@ -161,6 +161,11 @@ def dynamic_weights(means: Scalars) -> Scalars:
 
     So the weighted losses have, in the running mean, the same size, and each gets the same
     attention. A loss that has fallen to zero counts as a millionth.
+
+    Examples:
+      >>> weights = dynamic_weights({"mse": jnp.asarray(0.1), "kl": jnp.asarray(0.3)})
+      >>> {term: round(float(weight), 2) for term, weight in weights.items()}
+      {'mse': 0.75, 'kl': 0.25}
     """
     inverse = {term: 1.0 / jnp.maximum(mean, 1e-6) for term, mean in means.items()}
     whole = sum(inverse.values())

@@ -23,6 +23,10 @@ def rmse(predicted: Float[np.ndarray, "..."], observed: Float[np.ndarray, "..."]
     """Root of the mean squared error over all galaxies and answers: the challenge's score.
 
     NaN if nothing is known.
+
+    Examples:
+      >>> round(rmse(np.array([[0.1, 0.5]]), np.array([[0.1, 0.3]])), 4)
+      0.1414
     """
     if predicted.shape != observed.shape or predicted.size == 0:
         shapes = f"{predicted.shape} and {observed.shape}"

@@ -41,6 +41,11 @@ def conditional_fractions(
     the question's outputs. A question whose outputs are all negative has no opinion under `relu`:
     its answers become uniform, and no gradient passes, so start from a positive output bias.
 
+    Examples:
+      >>> fractions = conditional_fractions(jnp.arange(37.0), load("gz2"), "relu")
+      >>> [round(float(fraction), 3) for fraction in fractions[:3]]
+      [0.0, 0.333, 0.667]
+
     Raises:
       ValueError: the activation is none of `ACTIVATIONS`.
     """

@@ -32,6 +32,13 @@ def conditional(votes: Votes, tree: Tree) -> tuple[Fractions, Fractions]:
     """Votes -> each question's fractions among those who answered it, and where they are known.
 
     The answers of a question without votes are uniform, and 0 in the second array.
+
+    Examples:
+      >>> votes = np.zeros(37, np.float32)
+      >>> votes[:3] = 30, 10, 0
+      >>> fractions, known = conditional(votes, trees.load("gz2"))
+      >>> fractions[:5].tolist(), known[:5].tolist()
+      ([0.75, 0.25, 0.0, 0.5, 0.5], [1.0, 1.0, 1.0, 0.0, 0.0])
     """
     return trees.normalise(_counted(votes), tree, FEWEST)
 

@@ -55,9 +55,10 @@ def notebook(source: Path) -> str:
 def recipes() -> str:
     """Every recipe of `configs/`: what its docstring says, and its code."""
     sections = [
-        "# Recipes\n\nA recipe is a Python file that says what differs from the defaults: `--config "
-        "gz2` takes a shipped one by name, `--config mine.py` one of your own by path. In Python, "
-        "`gzjax.recipe(\"gz2\")`."
+        "# Recipes",
+        "A recipe is a Python file that says what differs from the defaults: `--config gz2` takes a "
+        "shipped one by name, `--config mine.py` one of your own by path. In Python, "
+        '`gzjax.recipe("gz2")`.',
     ]
     for file in sorted((ROOT / "configs").glob("*.py")):
         code = file.read_text(encoding="utf-8")
@@ -76,8 +77,9 @@ def options() -> str:
     from gzjax.run import config
 
     sections = [
-        "# Options\n\nAny of them may follow a command, as in `--config.optim.learning_rate=3e-4`, or stand "
-        "in a [recipe](recipes.md), `config.optim.learning_rate = 3e-4`. Misspelt ones are errors."
+        "# Options",
+        "Any of them may follow a command, as in `--config.optim.learning_rate=3e-4`, or stand in a "
+        "[recipe](recipes.md), `config.optim.learning_rate = 3e-4`. Misspelt ones are errors.",
     ]
     for group, settings in config.TYPES.items():
         about, described = describe(settings)
