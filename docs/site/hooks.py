@@ -56,8 +56,8 @@ def recipes() -> str:
     """Every recipe of `configs/`: what its docstring says, and its code."""
     sections = [
         "# Recipes",
-        "A recipe is a Python file that says what differs from the defaults: `--config gz2` takes a "
-        "shipped one by name, `--config mine.py` one of your own by path. In Python, "
+        "A recipe is a Python file that says what differs from the defaults: `--config gz2` takes "
+        "a shipped one by name, `--config mine.py` one of your own by path. In Python, "
         '`gzjax.recipe("gz2")`.',
     ]
     for file in sorted((ROOT / "configs").glob("*.py")):
@@ -78,8 +78,8 @@ def options() -> str:
 
     sections = [
         "# Options",
-        "Any of them may follow a command, as in `--config.optim.learning_rate=3e-4`, or stand in a "
-        "[recipe](recipes.md), `config.optim.learning_rate = 3e-4`. Misspelt ones are errors.",
+        "Any of them may follow a command, as in `--config.optim.learning_rate=3e-4`, or stand in "
+        "a [recipe](recipes.md), `config.optim.learning_rate = 3e-4`. Misspelt ones are errors.",
     ]
     for group, settings in config.TYPES.items():
         about, described = describe(settings)
