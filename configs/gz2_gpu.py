@@ -6,8 +6,8 @@ FOLDER is that of `configs/gz2.py`, and what is not set here is as there.
 
 Sources: the network, Tan & Le 2021 (arXiv:2104.00298), whose fused early blocks suit GPUs; its
 weights of ImageNet come from the Hugging Face hub.
-Time, score: not measured yet. By `launch/bench compile` an H100 takes at least 43 ms for a step, 9 s
-for an epoch, on paper (docs/performance.md).
+Time, score: not measured yet. By `launch/bench compile` an H100 takes at least 43 ms for a step
+and 9 s for an epoch, on paper (docs/performance.md).
 
 The images, 12 GB of the whole challenge, are copied to the device once, so that nothing is decoded
 or sent while it trains: beside what the step itself needs, that is for GPUs of 40 GB and more. On
