@@ -44,7 +44,7 @@ OTHERS = {
     ),
     *("models", "sizes", "batches", "dtypes", "topologies", "repeats", "image_size", "epochs"),
     *("nodes", "gpus-per-node", "ntasks-per-node", "array", "xla_force_host_platform_device_count"),
-    *("numprocesses", "dist", "report", "only_report", "share"),
+    *("numprocesses", "dist", "quick", "write", "seed", "report", "only_report", "share"),
 }
 
 # A file's or a function's name that begins as an option does.

@@ -329,3 +329,17 @@ def test_a_folder_is_searched_with_all_in_it_each_once(tmp_path):
 def test_a_folder_that_vanishes_is_not_skipped(tmp_path):
     with pytest.raises(UserError, match="gone: cannot be searched for images: No such file"):
         list(images.find_files(tmp_path / "gone"))
+
+
+def test_a_pipe_is_not_waited_for_and_a_link_to_itself_does_not_end_a_search(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "whole.jpg")
+    found = list(images.find_files(tmp_path))
+    assert [os.path.basename(file) for file in found] == ["loop.png", "pipe.jpg", "whole.jpg"]
+    faults = [images.check_image(file) for file in found]
+    assert faults[1] == "expected a file, found a pipe, a socket or a device"
+    assert "symbolic links" in faults[0]
+    assert faults[2] == ""
+    with pytest.raises(images.Unusable):
+        images.read_image(found[1], images.Framing(1.0, 16))

@@ -337,7 +337,7 @@ def test_programs_find_the_package_and_keep_folder_and_settings(machine):
 
 
 SCRIPTS = ("run", "test", "bench", "ablation", "data", "slurm.sbatch", "slurm-predict.sbatch")
-SCRIPTS += ("tpu-pod", "docs", "screenshots", "notebooks")
+SCRIPTS += ("tpu-pod", "docs", "faults", "screenshots", "notebooks")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -87,6 +88,7 @@ def read_image(file: Encoded, framing: Framing) -> UInt8[np.ndarray, "n n 3"]:
       Exception: of many kinds, as decoders raise them; `fault_text` says why. Every file that
         `check_image` refuses is refused for the same reason.
     """
+    refuse_pipe(file)
     if is_fits(file):
         return frame(Image.fromarray(_fits().read(file, framing.fits)), framing)
     with _opened(file) as image:
@@ -104,6 +106,7 @@ def check_image(
     every pixel, too, if asked to `decode`.
     """
     try:
+        refuse_pipe(file)
         if decode:
             read_image(file, Framing(fits=fits))
         elif is_fits(file):
@@ -124,6 +127,14 @@ def fault_text(error: Exception) -> str:
     elif not isinstance(error, Unusable):
         text = f"not readable as an image: {text}"
     return text.encode("ascii", "backslashreplace")[:LONGEST_FAULT].decode()
+
+
+def refuse_pipe(file: Encoded) -> None:
+    """Raises Unusable for what is no file but would be waited for, such as a named pipe."""
+    if isinstance(file, str) and "://" not in file:
+        mode = os.stat(file).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise Unusable("expected a file, found a pipe, a socket or a device")
 
 
 @contextlib.contextmanager
@@ -292,7 +303,7 @@ def find_files(folder: str | os.PathLike[str]) -> Iterator[str]:
         searched.add(os.path.realpath(place))
         try:
             with os.scandir(place) as entries:
-                there = sorted((entry.name, entry.is_dir()) for entry in entries)
+                there = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
             raise UserError(
                 f"{error.filename}: cannot be searched for images: {error.strerror}"
@@ -304,6 +315,13 @@ def find_files(folder: str | os.PathLike[str]) -> Iterator[str]:
                 yield os.path.join(place, name)
 
     return search(os.fspath(folder))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; whoever reads it says so
+        return False
 
 
 def in_order(files: Sequence[str]) -> list[str]:

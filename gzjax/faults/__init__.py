@@ -1,0 +1,1 @@
+"""What can go wrong with machines, files and people, done on purpose; see `__main__`."""

@@ -1,0 +1,94 @@
+"""A training of very many steps: memory, open files and the disk have to stay bounded."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gzjax.faults.lab import Broken, Lab
+
+# The memory of a process may grow by so much from the middle of a long run to its end.
+MOST_GROWTH = 0.05
+
+
+class Look(NamedTuple):
+    """A process and its workdir at one moment."""
+
+    step: int
+    megabytes: float  # resident
+    handles: int
+    checkpoints: int
+    checkpoint_megabytes: float
+    tensorboard_megabytes: float
+
+
+def long(lab: Lab) -> str:
+    """Very many steps: memory, open files, checkpoints and records."""
+    steps = 2000 if lab.quick else 100_000
+    workdir = lab.place("long") / "run"
+    options = (
+        *("--config", "test", "--config.model.name=efficientnet-tiny", "--config.log.every=10"),
+        *("--config.data.galaxies=20", "--config.data.canvas=16", "--config.model.image_size=16"),
+        *("--config.batch_size=2", "--config.checkpoint.every=200", "--config.evaluate.every=50"),
+    )
+    epochs = steps // 8
+    process = lab.start(*options, f"--config.epochs={epochs}", "--workdir", workdir)
+    looks: list[Look] = []
+    while process.poll() is None:
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            looks += [look for look in [look_at(process.pid, workdir)] if look]
+    done = lab.finish(process)
+    if done.code:
+        raise Broken(f"status {done.code}: {done.last}")
+    half = [look for look in looks if look.step >= looks[-1].step / 2]
+    if len(half) < 4:
+        raise Broken(f"looked only {len(half)} times at the second half; expected more steps")
+    memory = np.array([look.megabytes for look in half])
+    growth = float(np.median(memory[-3:]) / np.median(memory[:3]) - 1)
+    if growth > MOST_GROWTH:
+        raise Broken(f"memory grew by {growth:.1%} in the second half, to {memory[-1]:.0f} MB")
+    if half[-1].handles > half[0].handles + 5:
+        raise Broken(f"open files grew from {half[0].handles} to {half[-1].handles}")
+    if max(look.checkpoints for look in half) > 8:
+        raise Broken(f"{max(look.checkpoints for look in half)} checkpoints were kept")
+    last = half[-1]
+    return (
+        f"{last.step} steps: {memory.min():.0f} to {memory.max():.0f} MB of memory in the second "
+        f"half, {last.handles} open files, {last.checkpoint_megabytes:.0f} MB of checkpoints, "
+        f"{last.tensorboard_megabytes:.1f} MB for TensorBoard"
+    )
+
+
+def look_at(pid: int, workdir: Path) -> Look | None:
+    """What a process holds, and its workdir; None if it has ended or has not begun."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        handles = len(os.listdir(f"/proc/{pid}/fd"))
+        with (workdir / "train.csv").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 1000))
+            step = int(file.read().splitlines()[-1].split(b",")[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    folder = workdir / "checkpoints"
+    return Look(
+        step=step,
+        megabytes=pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+        handles=handles,
+        checkpoints=sum(path.name.isdigit() for path in folder.glob("*")),
+        checkpoint_megabytes=_size(folder),
+        tensorboard_megabytes=_size(workdir / "tensorboard"),
+    )
+
+
+def _size(folder: Path) -> float:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:  # removed meanwhile
+            continue
+    return total / 1e6

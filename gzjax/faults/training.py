@@ -1,0 +1,255 @@
+"""Faults of a training: killed, stopped, without room, in damaged files, under a strange clock."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gzjax.faults.lab import TRAINING, Broken, Done, Lab, check_one_line, damage, files_of
+
+HOUR_BACK = """
+import time
+_now, _calls = time.time, [0]
+def _time():
+    _calls[0] += 1
+    return _now() - 86400 * (_calls[0] > {calls})
+time.time = _time
+"""
+RENAMES = """
+import errno, os
+_replace, _calls = os.replace, [0]
+def _fail(source, target, **others):
+    _calls[0] += 1
+    if _calls[0] {when} {call}:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(target))
+    return _replace(source, target, **others)
+os.replace = os.rename = _fail
+"""
+
+
+class Skipped(Exception):
+    """Why a kind of fault cannot be tried on this machine."""
+
+
+def signalled(lab: Lab, workdir: Path, number: int, allowed: tuple[int, ...]) -> Done:
+    """Starts a training and signals it at a random moment, to its workers, too."""
+    lab.undisturbed()
+    process = lab.start(*TRAINING, "--workdir", workdir)
+    try:
+        process.wait(timeout=float(lab.random.uniform(0.1, 1.0)) * lab.seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, number)
+    done = lab.finish(process)
+    if done.code not in allowed:
+        raise Broken(f"status {done.code} after signal {number}: {done.last}")
+    if "Traceback" in done.err:
+        raise Broken(f"a traceback after signal {number}: {done.err[-300:]}")
+    return done
+
+
+def killed(lab: Lab) -> str:
+    """SIGKILL at random moments of one training."""
+    workdir, times = lab.place("killed") / "run", 3 if lab.quick else 50
+    found = [signalled(lab, workdir, signal.SIGKILL, (0, -signal.SIGKILL)) for _ in range(times)]
+    lab.resume(*TRAINING, "--workdir", workdir)
+    lab.check_same(workdir)
+    return f"killed {sum(done.code != 0 for done in found)} times, then the same run"
+
+
+def stopped(lab: Lab) -> str:
+    """SIGTERM at random moments of one training."""
+    workdir, times = lab.place("stopped") / "run", 3 if lab.quick else 20
+    # Before the program listens, a signal ends it; nothing is there yet to be lost.
+    allowed = (0, -signal.SIGTERM)
+    found = [signalled(lab, workdir, signal.SIGTERM, allowed) for _ in range(times)]
+    saved = sum("stopped as asked" in done.out for done in found)
+    lab.resume(*TRAINING, "--workdir", workdir)
+    lab.check_same(workdir)
+    return f"stopped {len(found)} times, saved {saved} times, then the same run"
+
+
+def workers(lab: Lab) -> str:
+    """A worker process that decodes is killed, as for want of memory."""
+    workdir = lab.place("workers") / "run"
+    options = *TRAINING, "--config.data.processes=1", "--workdir", workdir
+    process = lab.start(*options)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if victims := _workers_of(process.pid):
+            time.sleep(float(lab.random.uniform(0, 2)))
+            for victim in victims:
+                try:
+                    os.kill(victim, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            break
+        time.sleep(0.05)
+    else:
+        raise Skipped("no worker process was seen")
+    done = lab.finish(process)
+    if done.code:
+        check_one_line(done)
+    lab.resume(*options)
+    lab.check_same(workdir)
+    return "went on" if done.code == 0 else f"one line, then the same run: {done.last[:90]}"
+
+
+def _workers_of(pid: int) -> list[int]:
+    """Processes that multiprocessing started for a process, but for its resource tracker."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_bytes()
+        except (OSError, ValueError, IndexError):
+            continue
+        if parent == pid and b"spawn_main" in words:
+            found.append(int(folder.name))
+    return found
+
+
+def two(lab: Lab) -> str:
+    """Two processes of one run, of which one is killed."""
+    workdir = lab.place("two") / "run"
+    options = *TRAINING, "--config.epochs=1", "--distributed", "--workdir", workdir
+
+    def start() -> list["subprocess.Popen[str]"]:
+        common = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
+        common |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
+        return [
+            lab.start(*options, **common, SLURM_PROCID=str(number), SLURM_LOCALID=str(number))
+            for number in range(2)
+        ]
+
+    both = start()
+    deadline = time.monotonic() + 300
+    while not (workdir / "checkpoints" / "2").exists() and time.monotonic() < deadline:
+        if any(process.poll() is not None for process in both):
+            break
+        time.sleep(0.05)
+    victim = int(lab.random.integers(0, 2))
+    os.killpg(both[victim].pid, signal.SIGKILL)
+    other = lab.finish(both[1 - victim])
+    lab.finish(both[victim])
+    if other.code == 0:
+        raise Broken("the other process ended as if nothing were wrong")
+    again = [lab.finish(process) for process in start()]
+    if any(done.code for done in again):
+        raise Broken(f"both did not resume: {[done.last for done in again]}")
+    if not (workdir / "evaluate_test.json").exists():
+        raise Broken("both ended without scores")
+    return f"process {victim} killed, the other ended with status {other.code}, both resumed"
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own with so much room."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = f"size={megabytes}m"
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
+    )
+    if done.returncode:
+        raise Skipped("only root may mount the small file system that this needs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], capture_output=True, check=False)
+
+
+def full(lab: Lab) -> str:
+    """The disk is full at the beginning, in the middle, at the end of a training."""
+    said = []
+    for kilobytes in lab.random.integers(0, 6000, 2 if lab.quick else 8).tolist():
+        with small_disk(lab.place("full") / "disk", 64) as disk:
+            filler = disk / "filler"
+            with filler.open("wb") as file:
+                file.truncate(0)
+                room = shutil.disk_usage(disk).free - kilobytes * 1024
+                file.write(b"\0" * room)
+            done = lab.run(*TRAINING, "--workdir", disk / "run")
+            if done.code:
+                check_one_line(done)
+            said.append(done.last[:60] if done.code else "had room")
+            filler.unlink()
+            lab.resume(*TRAINING, "--workdir", disk / "run")
+            lab.check_same(disk / "run")
+    return f"{len(said)} times, then the same run: {said[-1]}"
+
+
+def read_only(lab: Lab) -> str:
+    """The file system of a run becomes read-only."""
+    with small_disk(lab.place("read-only") / "disk", 64) as disk:
+        begun = lab.run(*TRAINING, "--config.epochs=1", "--workdir", disk / "run")
+        if begun.code:
+            raise Broken(f"could not begin: {begun.last}")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        done = lab.run(*TRAINING, "--workdir", disk / "run")
+        check_one_line(done)
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        lab.resume(*TRAINING, "--workdir", disk / "run")
+        lab.check_same(disk / "run")
+    return f"one line, then the same run: {done.last[:90]}"
+
+
+def damaged(lab: Lab) -> str:
+    """Files of an interrupted run are cut off, or bits of them flipped."""
+    folder, outcomes = lab.place("damaged"), {"the same run": 0, "one line": 0}
+    begun = folder / "begun"
+    lab.resume(*TRAINING, "--config.epochs=2", "--workdir", begun)
+    for number in range(4 if lab.quick else 40):
+        workdir = folder / f"run-{number}"
+        shutil.copytree(begun, workdir)
+        candidates = [file for file in files_of(workdir) if file.name != "report.html"]
+        what = damage(candidates[int(lab.random.integers(0, len(candidates)))], lab.random)
+        done = lab.run(*TRAINING, "--workdir", workdir)
+        if done.code:
+            try:
+                check_one_line(done)
+            except Broken as broken:
+                raise Broken(f"{what}: {broken}") from None
+            # What the line names is put back, as from a copy; nothing else may be lost.
+            shutil.copytree(begun, workdir, dirs_exist_ok=True)
+            lab.resume(*TRAINING, "--workdir", workdir)
+        try:
+            lab.check_same(workdir)
+        except Broken as broken:
+            raise Broken(f"{what}: {broken}") from None
+        outcomes["one line" if done.code else "the same run"] += 1
+        shutil.rmtree(workdir)
+    return ", ".join(f"{name} {times} times" for name, times in outcomes.items())
+
+
+def clock(lab: Lab) -> str:
+    """The clock jumps back by a day in the middle of a training."""
+    workdir = lab.place("clock") / "run"
+    for _ in range(1 if lab.quick else 3):
+        shutil.rmtree(workdir, ignore_errors=True)
+        hook = HOUR_BACK.format(calls=int(lab.random.integers(20, 2000)))
+        done = lab.run(*TRAINING, "--workdir", workdir, hook=hook)
+        if done.code:
+            raise Broken(f"status {done.code}: {done.last}")
+        lab.check_same(workdir)
+    return "the same run"
+
+
+def renames(lab: Lab) -> str:
+    """Renaming a file fails, once or from then on, as on NFS after a server's restart."""
+    said = []
+    for when in ("==", ">="):
+        for _ in range(1 if lab.quick else 5):
+            workdir = lab.place("renames") / "run"
+            call = int(lab.random.integers(1, 40))
+            done = lab.run(
+                *TRAINING, "--workdir", workdir, hook=RENAMES.format(when=when, call=call)
+            )
+            if done.code:
+                check_one_line(done)
+            said.append(done.last[:60] if done.code else "went on")
+            lab.resume(*TRAINING, "--workdir", workdir)
+            lab.check_same(workdir)
+    return f"{len(said)} times, then the same run: {said[-1]}"

@@ -1,0 +1,273 @@
+"""The campaign of faults: that it notices a broken promise, and what needs no process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+import gzjax
+from gzjax.errors import UserError
+from gzjax.faults import __main__ as faults
+from gzjax.faults import lab as labs
+from gzjax.faults import long, mistakes, people, training
+from gzjax.faults.lab import Broken, Done, Lab
+
+
+def facts(rmse=0.1, loss=0.5, weight=1.0):
+    return {
+        "scores": {"rmse": rmse},
+        "train.csv": pd.DataFrame({"step": [1, 2], "loss": [0.6, loss]}),
+        "weights": {"kernel": np.array([1.0, weight])},
+    }
+
+
+def test_runs_that_differ_in_anything_are_not_the_same():
+    labs.compare(facts(), facts())
+    for changed, words in (
+        ({"rmse": 0.2}, "other scores"),
+        ({"loss": 0.4}, "other rows in train.csv"),
+        ({"weight": 1.0000001}, "other weights"),
+    ):
+        with pytest.raises(Broken, match=words):
+            labs.compare(facts(**changed), facts())
+    twice = facts()
+    twice["train.csv"] = pd.concat([twice["train.csv"], twice["train.csv"].tail(1)])
+    with pytest.raises(Broken, match=r"of the steps \[1, 2, 2\]"):
+        labs.compare(twice, facts())
+
+
+def test_what_a_run_leaves_is_read_without_its_timings(world, tmp_path):
+    runs = {}
+    for name, seed in (("one", 0), ("two", 0), ("other", 3)):
+        config = tiny.config(world, log__trackers=("csv",), epochs=1, seed=seed)
+        gzjax.train(config, tmp_path / name)
+        runs[name] = labs.facts(tmp_path / name)
+    labs.compare(runs["one"], runs["two"])
+    assert {"step", "loss", "learning_rate"} <= set(runs["one"]["train.csv"])
+    assert "images_per_second" not in runs["one"]["train.csv"]
+    with pytest.raises(Broken):
+        labs.compare(runs["other"], runs["one"])
+
+
+@pytest.mark.parametrize(
+    ("done", "words"),
+    [
+        (Done(0, "", ""), "status 0"),
+        (Done(1, "", "Traceback (most recent call last):\ngzjax: x"), "expected one line"),
+        (Done(-signal.SIGKILL, "", "gzjax: x"), "status -9"),
+        (Done(2, "", ""), "a line that begins with gzjax:"),
+        (Done(2, "", "Segmentation fault"), "a line that begins with gzjax:"),
+        (Done(2, "", "gzjax: data.csv: wrong"), "expected one of --config"),
+    ],
+)
+def test_anything_but_one_clear_line_is_a_broken_promise(done, words):
+    with pytest.raises(Broken, match=words):
+        labs.check_one_line(done, "--config")
+    labs.check_one_line(Done(2, "", "a warning\ngzjax: --config.epochs: wrong\n"), "--config")
+
+
+def test_damage_is_done_to_one_file_and_follows_from_the_seed(tmp_path):
+    content, kinds = bytes(range(256)) * 4, set()
+    for seed in range(12):
+        said = []
+        for name in ("one", "two"):
+            file = tmp_path / name / "file"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
+            said.append(labs.damage(file, np.random.default_rng(seed)))
+            assert file.read_bytes() != content
+        assert said[0] == said[1]
+        assert (tmp_path / "one/file").read_bytes() == (tmp_path / "two/file").read_bytes()
+        kinds.add("flipped" in said[0])
+    assert kinds == {True, False}
+
+
+class Scripted(Lab):
+    """A lab in which commands end as a script says, without being started."""
+
+    def __init__(self, folder, *ends, same=True):
+        super().__init__(folder, 0, quick=True)
+        self.ends, self.same, self.seconds, self.commands = list(ends), same, 0.05, []
+
+    def undisturbed(self):
+        return {}
+
+    def check_same(self, workdir):
+        if not self.same:
+            raise Broken("other weights")
+
+    def start(self, *arguments, hook="", **variables):
+        self.commands.append(arguments)
+        return subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True
+        )
+
+    def finish(self, process):
+        if process.poll() is None:
+            try:
+                process.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return self.ends.pop(0)
+
+    def run(self, *arguments, hook="", **variables):
+        self.commands.append(arguments)
+        self.hook = hook
+        return self.ends.pop(0)
+
+
+KILLED, STOPPED, GOOD = (
+    Done(-9, "", ""),
+    Done(0, "stopped as asked after step 4", ""),
+    Done(0, "", ""),
+)
+LINE = Done(2, "", "gzjax: what is wrong")
+BAD = Done(1, "", "Traceback (most recent call last):\nValueError")
+
+
+def test_a_kind_notices_a_run_that_does_not_resume_or_is_another(tmp_path):
+    assert "killed 3 times" in training.killed(Scripted(tmp_path, *[KILLED] * 3, GOOD))
+    with pytest.raises(Broken, match="did not resume"):
+        training.killed(Scripted(tmp_path, *[KILLED] * 3, LINE))
+    with pytest.raises(Broken, match="other weights"):
+        training.killed(Scripted(tmp_path, *[KILLED] * 3, GOOD, same=False))
+    assert "saved 3 times" in training.stopped(Scripted(tmp_path, *[STOPPED] * 3, GOOD))
+    with pytest.raises(Broken, match="status 1 after signal 15"):
+        training.stopped(Scripted(tmp_path, BAD))
+    with pytest.raises(Broken, match="a traceback after signal 9"):
+        training.killed(Scripted(tmp_path, KILLED._replace(err="Traceback")))
+
+
+def test_renames_and_the_clock_are_hooks_of_the_process_and_judged(tmp_path):
+    lab = Scripted(tmp_path, LINE, GOOD, GOOD, GOOD)
+    assert "2 times" in training.renames(lab)
+    assert "ESTALE" in lab.hook or len(lab.commands) == 4
+    with pytest.raises(Broken, match="expected one line"):
+        training.renames(Scripted(tmp_path, BAD))
+    lab = Scripted(tmp_path, GOOD)
+    training.clock(lab)
+    assert "86400" in lab.hook
+    with pytest.raises(Broken, match="status 2"):
+        training.clock(Scripted(tmp_path, LINE))
+
+
+@pytest.mark.parametrize(
+    ("hook", "code"),
+    [
+        (
+            training.HOUR_BACK.format(calls=2),
+            "import time; a = [time.time() for _ in range(4)]; assert 0 <= a[1] - a[0] < 9; "
+            "assert a[2] < a[1] - 80000; assert 0 <= a[3] - a[2] < 9",
+        ),
+        (
+            training.RENAMES.format(when="==", call=2),
+            "import os; open('a', 'w').close(); os.replace('a', 'b')\n"
+            "try: os.rename('b', 'c')\nexcept OSError as e: assert e.filename == 'c'\n"
+            "else: assert False\nos.replace('b', 'a')",
+        ),
+    ],
+)
+def test_hooks_do_what_they_are_for(tmp_path, hook, code):
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, check=True,
+    )  # fmt: skip
+
+
+def test_every_image_is_read_or_its_fault_is_said(world, tmp_path):
+    gzjax.train(tiny.config(world, epochs=1), tmp_path / "run")
+    good, bad = people.good_images(), people.bad_images(np.random.default_rng(0))
+    assert len(good) + len(bad) >= 60
+    for name, content in {**good, **bad}.items():
+        path = tmp_path / name
+        content(path) if callable(content) else path.write_bytes(content)
+    model = gzjax.load(tmp_path / "run")
+    table = model.predict([str(tmp_path / name) for name in (*good, *bad)], views=1)
+    faults = table["fault"].fillna("").tolist()
+    answers = table[list(model.tree.columns)]
+    assert answers[: len(good)].notna().all(axis=None)
+    assert not any(faults[: len(good)])
+    for name, fault, unknown in zip(
+        bad, faults[len(good) :], answers.isna().all(axis=1)[len(good) :], strict=True
+    ):
+        assert fault, name
+        assert unknown, name
+
+
+def test_every_wrong_table_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for command in mistakes.wrong_commands(tmp_path)[-len(mistakes.WRONG_TABLES) :]:
+        config = gzjax.recipe("gz2")
+        config.data.root = command[2].partition("=")[2]
+        config.model.weights = ""
+        with pytest.raises(UserError) as said:
+            gzjax.train(config, tmp_path / "none")
+        assert "\n" not in str(said.value)
+        assert not (tmp_path / "none").exists()
+    assert len(mistakes.wrong_commands(tmp_path / "again")) >= 60
+
+
+def test_a_process_is_looked_at(tmp_path):
+    assert long.look_at(os.getpid(), tmp_path) is None  # nothing is recorded yet
+    (tmp_path / "train.csv").write_text("step,loss\n10,0.5\n20,0.4\n")
+    for step in ("10", "20", "tmp"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "checkpoints" / step / "file").write_bytes(b"0" * 500_000)
+    look = long.look_at(os.getpid(), tmp_path)
+    assert (look.step, look.checkpoints, look.checkpoint_megabytes) == (20, 2, 1.5)
+    assert 50 < look.megabytes < 20_000
+    with open(os.devnull), open(os.devnull):
+        assert long.look_at(os.getpid(), tmp_path).handles == look.handles + 2
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert long.look_at(ended.pid, tmp_path) is None
+
+
+def test_the_campaign_says_what_was_kept_broken_and_skipped(tmp_path, monkeypatch, capsys):
+    def kept(lab):
+        """All is well."""
+        time.sleep(0.01)
+        return f"well | in {lab.folder}/run"
+
+    def broken(lab):
+        """Something is lost."""
+        raise Broken("lost")
+
+    def skipped(lab):
+        """Cannot be."""
+        raise training.Skipped("no such machine")
+
+    page = tmp_path / "reliability.md"
+    page.write_text(f"What is promised.\n\n{faults.MARK}\n\nold\n")
+    kinds = {"kept": kept, "broken": broken, "skipped": skipped, "long": broken}
+    monkeypatch.setattr(faults, "KINDS", kinds)
+    with pytest.raises(SystemExit) as ended:
+        faults.main(["--quick", "--write", str(page), "--seed", "4"])
+    assert ended.value.code == 1
+    text = page.read_text()
+    assert text.startswith(
+        f"What is promised.\n\n{faults.MARK}\n\n`launch/faults --quick --seed 4`"
+    )
+    assert "1 of 3 promises kept" in text
+    assert "| kept | All is well. | kept | well \\| in FOLDER/run |" in text
+    assert "| broken | Something is lost. | broken | lost |" in text
+    assert "| skipped | Cannot be. | skipped | no such machine |" in text
+    assert "old" not in text
+    capsys.readouterr()
+    faults.main(["--only", "kept,skipped", "--workdir", str(tmp_path / "work")])
+    assert "no such machine" in capsys.readouterr().out
+    for wrong, words in (
+        (["--only", "kep"], "expected some of kept, broken"),
+        (["--fast"], "fast"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            faults.main(wrong)
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
