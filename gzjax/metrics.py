@@ -25,8 +25,10 @@ def rmse(predicted: Float[np.ndarray, "..."], observed: Float[np.ndarray, "..."]
     NaN if nothing is known.
 
     Examples:
-      >>> round(rmse(np.array([[0.1, 0.5]]), np.array([[0.1, 0.3]])), 4)
-      0.1414
+      >>> rmse(np.array([[0.5, 0.5]]), np.array([[0.8, 0.1]]))
+      0.3535533905932738
+      >>> rmse(np.array([[0.5, 0.5]]), np.array([[0.8, np.nan]]))
+      0.30000000000000004
     """
     if predicted.shape != observed.shape or predicted.size == 0:
         shapes = f"{predicted.shape} and {observed.shape}"
@@ -35,7 +37,12 @@ def rmse(predicted: Float[np.ndarray, "..."], observed: Float[np.ndarray, "..."]
 
 
 def baseline_rmse(training_mean: Row, observed: Fractions) -> float:
-    """RMSE of predicting the training set's mean row for every galaxy."""
+    """RMSE of predicting the training set's mean row for every galaxy.
+
+    Examples:
+      >>> baseline_rmse(np.array([0.5, 0.5]), np.array([[1.0, 0.0], [0.0, 1.0]]))
+      0.5
+    """
     return rmse(np.broadcast_to(training_mean, observed.shape), observed)
 
 
@@ -227,7 +234,13 @@ def reliability(
 
 
 def expected_calibration_error(curve: list[dict[str, Any]]) -> float:
-    """The mean of |predicted - observed| over the bins of a `reliability`, by their counts."""
+    """The mean of |predicted - observed| over the bins of a `reliability`, by their counts.
+
+    Examples:
+      >>> curve = reliability(np.array([0.95, 0.95, 0.15, 0.15]), np.array([1.0, 0.5, 0.0, 0.3]))
+      >>> round(expected_calibration_error(curve), 3)
+      0.1
+    """
     total = sum(row["count"] for row in curve)
     return sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in curve) / (
         total or math.nan

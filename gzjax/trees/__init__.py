@@ -228,6 +228,13 @@ def load(name: str | Path) -> Tree:
 
     Raises:
       UserError: no such tree or file, or a wrong one: which question, what was expected.
+
+    Examples:
+      >>> tree = load("decals-dr5")
+      >>> tree.questions[0].answers
+      ('smooth', 'featured-or-disk', 'artifact')
+      >>> tree.columns[0]
+      'smooth-or-featured-dr5_smooth'
     """
     file = Path(name).expanduser()
     if name in NAMES:
@@ -253,6 +260,11 @@ def union(trees: Sequence[Tree]) -> Tree:
 
     Raises:
       UserError: no tree, or two whose questions would be called the same.
+
+    Examples:
+      >>> both = union([load("gz2"), load("decals-dr5")])
+      >>> both.size == load("gz2").size + load("decals-dr5").size
+      True
     """
     if len(trees) == 1:
         return trees[0]
