@@ -103,6 +103,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = [name.strip() for name in given.only.split(",") if name.strip()]
     if unknown := set(names) - set(KINDS):
         raise UserError(f"--only: expected some of {', '.join(KINDS)}, found {', '.join(unknown)}")
+    if given.write and not (given.write.is_file() and MARK in given.write.read_text()):
+        raise UserError(f"--write {given.write}: expected a page with the line {MARK}")
     given.kinds = {name: KINDS[name] for name in names or KINDS if names or name != "long"}
     return given
 
@@ -128,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"`{command}`, {datetime.date.today():%d %B %Y}, Python {platform.python_version()}, "
             f"{sum(each.state == 'kept' for each in outcomes)} of {len(outcomes)} promises kept:"
         )
-        before, mark, _ = given.write.read_text().partition(MARK)
-        files.write_text(given.write, f"{before if mark else ''}{MARK}\n\n{page(outcomes, about)}")
+        before, _, _ = given.write.read_text().partition(MARK)
+        files.write_text(given.write, f"{before}{MARK}\n\n{page(outcomes, about)}")
     if any(each.state == "broken" for each in outcomes):
         sys.exit(1)
 
