@@ -263,9 +263,12 @@ def test_the_campaign_says_what_was_kept_broken_and_skipped(tmp_path, monkeypatc
     capsys.readouterr()
     faults.main(["--only", "kept,skipped", "--workdir", str(tmp_path / "work")])
     assert "no such machine" in capsys.readouterr().out
+    (tmp_path / "other.md").write_text("A page of something else.")
     for wrong, words in (
         (["--only", "kep"], "expected some of kept, broken"),
         (["--fast"], "fast"),
+        (["--write", str(tmp_path / "other.md")], "other.md: expected a page with the line"),
+        (["--write", str(tmp_path / "none.md")], "none.md: expected a page with the line"),
     ):
         with pytest.raises(SystemExit) as ended:
             faults.main(wrong)
