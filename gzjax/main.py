@@ -383,8 +383,9 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         command_line.fail(f"expected flags alone, found {' '.join(arguments[1:])}")
     if not flags.FLAGS["verbosity"].present:
-        # orbax logs every step of every save; what gzjax itself has to say is heard.
-        absl.logging.set_verbosity(absl.logging.ERROR)
+        # orbax logs every step of every save, and its errors with tracebacks, which come as
+        # exceptions, too; what gzjax itself has to say is heard.
+        absl.logging.set_verbosity(absl.logging.FATAL)
         logging.getLogger("gzjax").setLevel(logging.WARNING)
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it looks for fonts
     try:

@@ -1,7 +1,9 @@
 """Batches: each galaxy with its own votes, once an epoch, in an order that a seed fixes."""
 
 import pickle
+import signal
 
+import grain
 import numpy as np
 import pytest
 from absl import flags
@@ -258,3 +260,26 @@ def test_an_epoch_is_its_whole_batches():
 def test_too_few_galaxies_for_a_batch_is_an_error(galaxies):
     with pytest.raises(UserError, match=r"^batch_size: expected at most the 50 training galaxies"):
         training_batches(galaxies, 51, 0)
+
+
+def test_a_worker_that_was_killed_is_said_in_one_line():
+    class Lost(grain.DatasetIterator):
+        said = "Worker process was terminated unexpectedly with exit code -9. Search the logs."
+
+        def __next__(self):
+            raise RuntimeError(self.said)
+
+        def get_state(self):
+            return {}
+
+        def set_state(self, state):
+            pass
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    lost = batches._ShieldedIterator(Lost())
+    with pytest.raises(UserError, match=r"data.processes: a worker process was ended .*code -9\)"):
+        next(lost)
+    Lost.said = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        next(lost)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import tiny
 from PIL import Image
 
 from gzjax import files, main
+from gzjax.errors import UserError
 from gzjax.run import build, command_line
 
 ROOT = Path(__file__).parent.parent
@@ -284,6 +286,17 @@ def test_what_is_nobodys_fault_is_said_in_one_line(invoke, monkeypatch, raised, 
 
     monkeypatch.setattr(main, "run", run)
     assert invoke() == (code, "", f"gzjax: {expected}\n")
+
+
+def test_tracebacks_that_orbax_logs_are_not_shown(invoke, monkeypatch, caplog):
+    def train(*_, **__):
+        logging.getLogger("absl").error("Traceback of a thread")
+        raise UserError("runs/x: a checkpoint cannot be written")
+
+    monkeypatch.setattr("gzjax.run.train.train", train)
+    status, _, said = invoke("--config", "test")
+    assert (status, said) == (2, "gzjax: runs/x: a checkpoint cannot be written\n")
+    assert "Traceback" not in caplog.text
 
 
 def test_our_own_faults_are_not_hidden(invoke, monkeypatch):

@@ -4,6 +4,7 @@ Every batch is decided by (source, seed, position), so an iterator's state is a 
 a run that resumes gets the very batches that it would have got.
 """
 
+import re
 import signal
 from collections.abc import Sequence
 from multiprocessing import resource_tracker
@@ -245,6 +246,14 @@ class _ShieldedIterator(grain.DatasetIterator):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             return next(self._parent)
+        except RuntimeError as error:
+            if not (ended := re.search(r"exit code (-?\d+)", str(error))):
+                raise
+            raise UserError(
+                f"--config.data.processes: a worker process was ended (exit code {ended[1]}), as "
+                "the system does for want of memory; the same command resumes, and fewer "
+                "processes need less"
+            ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "workers": training.workers,
     "two": training.two,
     "full": training.full,
+    "no-room": people.no_room,
     "read-only": training.read_only,
     "damaged": training.damaged,
     "clock": training.clock,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from gzjax.data.images import is_image
 from gzjax.faults.lab import TRAINING, Broken, Lab, check_one_line, damage, files_of
+from gzjax.faults.training import fill, small_disk
 
 Make = Callable[[Path], object]
 SIDE = 40
@@ -104,12 +105,13 @@ def images(lab: Lab) -> str:
             raise Broken(f"{given.name}: status {done.code}: {done.last}")
         seen = set(pd.read_csv(output, dtype=str)["GalaxyID"])
         listed = Path(f"{output}.unreadable.csv")
-        unread = "".join(listed.read_text()) if listed.exists() else ""
+        unread = set(pd.read_csv(listed, dtype=str)["GalaxyID"]) if listed.exists() else set()
         # A folder is searched for what is called like an image of a galaxy.
         for name in filter(is_image, good) if given.is_dir() else good:
             if Path(name).stem not in seen:
                 raise Broken(f"{given.name}: {name} was not predicted")
-        silent = [name for name in bad if name not in unread and Path(name).stem not in seen]
+        known = seen | unread
+        silent = [name for name in bad if Path(name).stem not in known]
         # A folder's own folders, pipes and dangling links are no files of images to be listed.
         if given.is_dir():
             silent = [name for name in silent if (given / name).is_file()]
@@ -217,3 +219,32 @@ def results(lab: Lab) -> str:
     lab.resume(*TRAINING, "--workdir", copy)
     lab.check_same(copy)
     return ", ".join(f"{name} {times} times" for name, times in said.items())
+
+
+def no_room(lab: Lab) -> str:
+    """The disk is full while a pack and a prediction are written."""
+    folder, said = lab.place("no-room"), []
+    lab.undisturbed()
+    workdir = lab.folder / "undisturbed" / "run"
+    pack = "--config", "test", "--mode", "pack", "--pack"
+    predict = "--mode", "predict", "--workdir", workdir, "--images", folder / "pack", "--output"
+    lab.resume(*pack, folder / "pack")
+    lab.resume(*predict, folder / "p.csv")
+    for kilobytes in lab.random.integers(0, 500, 2 if lab.quick else 10).tolist():
+        with small_disk(folder / "disk", 32) as disk:
+            commands = [(*pack, disk / "pack"), (*predict, disk / "p.csv")]
+            filler = fill(disk, kilobytes)
+            for command in commands:
+                done = lab.run(*command)
+                if done.code:
+                    check_one_line(done)
+                said.append(done.last[:60] if done.code else "had room")
+            filler.unlink()
+            for command in commands:
+                lab.resume(*command)
+            if (disk / "p.csv").read_bytes() != (folder / "p.csv").read_bytes():
+                raise Broken("other predictions")
+            for file in files_of(folder / "pack", ("*.arecord", "*.json")):
+                if (disk / "pack" / file.name).read_bytes() != file.read_bytes():
+                    raise Broken(f"another {file.name} in the pack")
+    return f"{len(said)} times, then the same files: {said[-1]}"

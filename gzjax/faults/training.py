@@ -60,6 +60,17 @@ def killed(lab: Lab) -> str:
     return f"killed {sum(done.code != 0 for done in found)} times, then the same run"
 
 
+def interrupted(lab: Lab, workdir: Path) -> None:
+    """Begins a training and stops it when it has checkpoints."""
+    process = lab.start(*TRAINING, "--workdir", workdir)
+    while process.poll() is None and not (workdir / "checkpoints" / "8").exists():
+        time.sleep(0.02)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    if lab.finish(process).code:
+        raise Broken("could not begin")
+
+
 def stopped(lab: Lab) -> str:
     """SIGTERM at random moments of one training."""
     workdir, times = lab.place("stopped") / "run", 3 if lab.quick else 20
@@ -161,16 +172,19 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], capture_output=True, check=False)
 
 
+def fill(disk: Path, kilobytes: int) -> Path:
+    """Leaves so much room on a disk; the file that takes the rest."""
+    filler = disk / "filler"
+    filler.write_bytes(b"\0" * (shutil.disk_usage(disk).free - kilobytes * 1024))
+    return filler
+
+
 def full(lab: Lab) -> str:
     """The disk is full at the beginning, in the middle, at the end of a training."""
     said = []
     for kilobytes in lab.random.integers(0, 6000, 2 if lab.quick else 8).tolist():
         with small_disk(lab.place("full") / "disk", 64) as disk:
-            filler = disk / "filler"
-            with filler.open("wb") as file:
-                file.truncate(0)
-                room = shutil.disk_usage(disk).free - kilobytes * 1024
-                file.write(b"\0" * room)
+            filler = fill(disk, kilobytes)
             done = lab.run(*TRAINING, "--workdir", disk / "run")
             if done.code:
                 check_one_line(done)
@@ -183,10 +197,9 @@ def full(lab: Lab) -> str:
 
 def read_only(lab: Lab) -> str:
     """The file system of a run becomes read-only."""
+    lab.undisturbed()
     with small_disk(lab.place("read-only") / "disk", 64) as disk:
-        begun = lab.run(*TRAINING, "--config.epochs=1", "--workdir", disk / "run")
-        if begun.code:
-            raise Broken(f"could not begin: {begun.last}")
+        interrupted(lab, disk / "run")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         done = lab.run(*TRAINING, "--workdir", disk / "run")
         check_one_line(done)
@@ -200,7 +213,8 @@ def damaged(lab: Lab) -> str:
     """Files of an interrupted run are cut off, or bits of them flipped."""
     folder, outcomes = lab.place("damaged"), {"the same run": 0, "one line": 0}
     begun = folder / "begun"
-    lab.resume(*TRAINING, "--config.epochs=2", "--workdir", begun)
+    lab.undisturbed()
+    interrupted(lab, begun)
     for number in range(4 if lab.quick else 40):
         workdir = folder / f"run-{number}"
         shutil.copytree(begun, workdir)
