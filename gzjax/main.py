@@ -402,8 +402,19 @@ def main(arguments: list[str]) -> None:
         command_line.fail(f"{error.filename or 'writing'}: {error.strerror}")
 
 
+def report_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """As Python reports an error, but for those of reads that nobody waits for any more.
+
+    When one array of a damaged checkpoint cannot be read, tensorstore's threads still report the
+    others to an event loop that is closed.
+    """
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def entry() -> None:
     """The command `gzjax`."""
+    sys.excepthook = report_uncaught
     app.run(main, flags_parser=command_line.parse)
 
 

@@ -299,6 +299,13 @@ def test_tracebacks_that_orbax_logs_are_not_shown(invoke, monkeypatch, caplog):
     assert "Traceback" not in caplog.text
 
 
+def test_reads_that_nobody_waits_for_are_not_reported(capsys):
+    main.report_uncaught(RuntimeError, RuntimeError("Event loop is closed"), None)
+    assert capsys.readouterr().err == ""
+    main.report_uncaught(RuntimeError, RuntimeError("something else"), None)
+    assert capsys.readouterr().err.endswith("something else\n")
+
+
 def test_our_own_faults_are_not_hidden(invoke, monkeypatch):
     def run():
         raise OSError("no file, no number")

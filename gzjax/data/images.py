@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from gzjax import remote
 from gzjax.data.framing import FitsSettings as FitsSettings
 from gzjax.data.framing import Framing as Framing
-from gzjax.data.paths import FITS, NEEDS_ASTROPY, Encoded, is_fits
+from gzjax.data.paths import FITS, NEEDS_ASTROPY, Encoded, is_fits, path_of
 from gzjax.errors import UserError, one_line
 
 # Those that Pillow decodes itself. Of others, some start a program (EPS: Ghostscript).
@@ -132,7 +132,7 @@ def fault_text(error: Exception) -> str:
 def refuse_pipe(file: Encoded) -> None:
     """Raises Unusable for what is no file but would be waited for, such as a named pipe."""
     if isinstance(file, str) and "://" not in file:
-        mode = os.stat(file).st_mode
+        mode = os.stat(path_of(file)).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise Unusable("expected a file, found a pipe, a socket or a device")
 

