@@ -19,6 +19,7 @@ import errno
 import logging
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -399,22 +400,30 @@ def main(arguments: list[str]) -> None:
         # A folder that cannot be written; a fault of ours has no file's name, nor has a full disk.
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        command_line.fail(f"{error.filename or 'writing'}: {error.strerror}")
+        room = "; with room for more, the same command resumes" * (error.filename is None)
+        command_line.fail(f"{error.filename or 'writing'}: {error.strerror}{room}")
 
 
-def report_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """As Python reports an error, but for those of reads that nobody waits for any more.
+def quiet_abandoned_work() -> None:
+    """Keeps orbax's helpers silent about arrays that nobody waits for any more.
 
-    When one array of a damaged checkpoint cannot be read, tensorstore's threads still report the
-    others to an event loop that is closed.
+    When one array of a checkpoint cannot be read or written, tensorstore's threads still report
+    each of the others to an event loop that is closed, with a traceback; the failure itself comes
+    as an exception, and is said in one line.
     """
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    report = sys.unraisablehook
+
+    def report_others(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = report_others
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def entry() -> None:
     """The command `gzjax`."""
-    sys.excepthook = report_uncaught
+    quiet_abandoned_work()
     app.run(main, flags_parser=command_line.parse)
 
 
