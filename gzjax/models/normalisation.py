@@ -19,11 +19,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32
 
-PIXELS = (1, 2, 3)  # and images, of a group
+PIXELS = (0, 1, 2)
 
 Images = Float[Array, "batch height width channels"]
 Channels = Float32[Array, " channels"]
-Groups = Float32[Array, "groups channels"]
 
 
 class BatchNorm(nn.Module):
@@ -53,45 +52,46 @@ class BatchNorm(nn.Module):
         normalised, mean, variance = normalise(images, scale, bias, self.epsilon, self.groups)
         if not self.is_initializing():
             keeps = self.momentum
-            running_mean.value = keeps * running_mean.value + (1 - keeps) * mean.mean(0)
-            running_variance.value = keeps * running_variance.value + (1 - keeps) * variance.mean(0)
+            running_mean.value = keeps * running_mean.value + (1 - keeps) * mean
+            running_variance.value = keeps * running_variance.value + (1 - keeps) * variance
         return normalised.astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise(
     images: Images, scale: Channels, bias: Channels, epsilon: float, groups: int = 1
-) -> tuple[Images, Groups, Groups]:
+) -> tuple[Images, Channels, Channels]:
     """Images of mean `bias` and standard deviation `scale` in each channel, over a group.
 
-    Groups are as many consecutive images each. Beside them, the mean and the variance that each
-    group had, to which epsilon is added.
+    Groups are as many consecutive images each. Beside them, the mean and the variance that they
+    had, to which epsilon is added, on average over the groups.
     """
-    return _normalise_forward(images, scale, bias, epsilon, groups)[0]
+    if groups == 1:  # an axis more, even of length 1, and a CPU's step takes a third longer
+        return _normalise(images, scale, bias, epsilon)
+    parts = images.reshape(groups, -1, *images.shape[1:])
+    over_groups = jax.vmap(_normalise, in_axes=(0, None, None, None))
+    normalised, mean, variance = over_groups(parts, scale, bias, epsilon)
+    return normalised.reshape(images.shape), mean.mean(0), variance.mean(0)
 
 
-def _grouped(images: Images, groups: int) -> Float32[Array, "groups images height width channels"]:
-    return images.astype(jnp.float32).reshape(groups, -1, *images.shape[1:])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(images, scale, bias, epsilon):
+    return _normalise_forward(images, scale, bias, epsilon)[0]
 
 
-def _spread(values: Groups) -> Float32[Array, "groups 1 1 1 channels"]:
-    return values[:, None, None, None, :]
-
-
-def _normalise_forward(images, scale, bias, epsilon, groups):
-    values = _grouped(images, groups)
+def _normalise_forward(images, scale, bias, epsilon):
+    values = images.astype(jnp.float32)
     mean = values.mean(PIXELS)
     variance = jnp.maximum(0, (values * values).mean(PIXELS) - mean * mean)
     deviation = lax.rsqrt(variance + epsilon)
-    normalised = (values - _spread(mean)) * _spread(deviation * scale) + bias
-    return (normalised.reshape(images.shape), mean, variance), (images, scale, mean, deviation)
+    normalised = (values - mean) * (deviation * scale) + bias
+    return (normalised, mean, variance), (images, scale, mean, deviation)
 
 
-def _normalise_backward(epsilon, groups, residuals, gradients):
+def _normalise_backward(epsilon, residuals, gradients):
     images, scale, mean, deviation = residuals
-    to_normalised, to_mean, to_variance = gradients
-    gradient, values = _grouped(to_normalised, groups), _grouped(images, groups)
-    pixels = values[0, ..., 0].size
+    gradient, to_mean, to_variance = gradients
+    values = images.astype(jnp.float32)
+    pixels = images.size // images.shape[-1]
     to_bias = gradient.sum(PIXELS)
     # Of the images as they are: centred ones would have to be written first.
     to_scale = ((gradient * values).sum(PIXELS) - mean * to_bias) * deviation
@@ -100,9 +100,8 @@ def _normalise_backward(epsilon, groups, residuals, gradients):
     factor = deviation * scale
     slope = (2 * to_variance - factor * deviation * to_scale) / pixels
     offset = (to_mean - factor * to_bias) / pixels - slope * mean
-    to_images = gradient * _spread(factor) + values * _spread(slope) + _spread(offset)
-    to_images = to_images.reshape(images.shape).astype(images.dtype)
-    return to_images, to_scale.sum(0), to_bias.sum(0)
+    to_images = gradient * factor + values * slope + offset
+    return to_images.astype(images.dtype), to_scale, to_bias
 
 
-normalise.defvjp(_normalise_forward, _normalise_backward)
+_normalise.defvjp(_normalise_forward, _normalise_backward)
