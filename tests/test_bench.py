@@ -64,17 +64,18 @@ def plan_of(world, **given):
 # Times.
 
 
-def test_functions_are_called_in_turns_after_a_warm_up(clock):
-    calls, costs = [], iter([9.0, 9.0, 3.0, 1.0, 1.0, 2.0, 2.0, 6.0])
+def test_functions_are_called_in_turns_each_after_a_warm_up(clock):
+    calls, costs = [], iter([9, 3, 1, 9, 2, 6, 9, 1, 4, 9, 7, 8])
 
     def function(name):
         calls.append(name)
         clock.time += next(costs)
 
-    measured = timing.in_turns({name: lambda name=name: function(name) for name in "ab"}, 3)
-    assert calls == ["a", "b", *"ababab"]
-    assert measured["a"] == pytest.approx((2.0 + TICK, 1.0 + TICK, 3.0 + TICK))
-    assert measured["b"] == pytest.approx((2.0 + TICK, 1.0 + TICK, 6.0 + TICK))
+    functions = {name: lambda name=name: function(name) for name in "ab"}
+    measured = timing.in_turns(functions, repeats=2, calls=2)
+    assert calls == [*"aaabbbaaabbb"]
+    assert measured["a"] == pytest.approx((2 + TICK, 1 + TICK, 4 + TICK))
+    assert measured["b"] == pytest.approx((6.5 + TICK, 2 + TICK, 8 + TICK))
 
 
 def test_what_jax_computes_is_waited_for(monkeypatch):
@@ -501,7 +502,8 @@ def test_pytorch_is_measured_in_turns_with_us(world, clock, monkeypatch, backend
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     rows = peer.measure_peer(plan_of(world))
     layouts = list(costs) if backend == "cpu" else ["channels_last"]
-    assert turns == 3 * layouts + [f"{name} ends" for name in reversed(layouts)]
+    turn = [name for name in layouts for _ in range(1 + peer.CALLS)]
+    assert turns == 2 * turn + [f"{name} ends" for name in reversed(layouts)]
     assert [row["who"] for row in rows] == ["gzjax", *layouts]
     best = layouts[-1]
     for row in rows:

@@ -338,7 +338,7 @@ def test_activations_on_a_cpu_and_batch_norm_have_a_backward_pass_of_their_own()
     on_a_cpu, elsewhere = (str(program(depthwise=how)[0]) for how in ("shifted", "xla"))
     assert "remat" in on_a_cpu
     assert "remat" not in elsewhere
-    assert all("name=normalise" in each for each in (on_a_cpu, elsewhere))
+    assert all("name=_normalise" in each for each in (on_a_cpu, elsewhere))
 
 
 def test_bfloat16_computes_in_it_and_keeps_statistics_and_outputs_float32():

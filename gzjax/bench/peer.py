@@ -13,6 +13,8 @@ from gzjax.bench import timing
 from gzjax.bench.plan import Plan, Row, Step, columns
 from gzjax.run.config import Options
 
+CALLS = 3  # of a step in its turn: in a training, too, one step follows another
+
 
 def measure_peer(plan: Plan) -> list[Row]:
     """Our train step and PyTorch's in turns; on a CPU in both of its memory layouts.
@@ -34,7 +36,7 @@ def measure_peer(plan: Plan) -> list[Row]:
             ]
             theirs: dict[str, Callable[[], Any]] = {player.name: player for player in players}
             calls: dict[str, Callable[[], Any]] = {"gzjax": Step(options, plan.tree), **theirs}
-            measured = timing.in_turns(calls, plan.repeats)
+            measured = timing.in_turns(calls, plan.repeats, CALLS)
         best = min(theirs, key=lambda name: measured[name].median)
         for name, seconds in measured.items():
             rows.append(

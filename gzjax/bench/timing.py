@@ -1,4 +1,4 @@
-"""Times of functions, fairly: after a warm-up, in turns, as medians."""
+"""Times of functions, fairly: in turns, each after a warm-up, as medians."""
 
 import os
 import statistics
@@ -45,27 +45,34 @@ def rates(images: int, seconds: Seconds) -> dict[str, float]:
     }
 
 
-def in_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Seconds]:
-    """Calls each function once to warm up, then all in turns, so that a busy moment hits all.
+def in_turns(
+    functions: Mapping[str, Callable[[], Any]], repeats: int, calls: int = 1
+) -> dict[str, Seconds]:
+    """Calls all functions in turns, so that a busy moment hits all.
+
+    A turn begins with a call that is not measured: the first compiles, and while the others had
+    their turns, a virtual machine may have given back the memory that a function had freed. A call
+    that has to fetch it again takes up to three times as long.
 
     Args:
       functions: by name; a jax array that they return is waited for.
-      repeats: how often each is called.
+      repeats: how many turns each has.
+      calls: how often a function is called and measured in a turn.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        jax.block_until_ready(function())
     for _ in range(repeats):
         for name, function in functions.items():
-            began = now()
             jax.block_until_ready(function())
-            times[name].append(now() - began)
+            for _ in range(calls):
+                began = now()
+                jax.block_until_ready(function())
+                times[name].append(now() - began)
     return {name: seconds_of(measured) for name, measured in times.items()}
 
 
 def time_of(function: Callable[[], Any], repeats: int) -> Seconds:
-    """The same of a single function."""
-    return in_turns({"": function}, repeats)[""]
+    """Of a single function, which has a single turn."""
+    return in_turns({"": function}, 1, calls=repeats)[""]
 
 
 class Peak(NamedTuple):
