@@ -20,20 +20,14 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import absl.logging
 from absl import app, flags
 
-from gzjax import files, remote
+from gzjax import files
 from gzjax.errors import UserError
 from gzjax.run import command_line
-
-if TYPE_CHECKING:
-    from gzjax.run.parts import Engine
-    from gzjax.run.report import Report
 
 MODES = (
     *("train", "show", "evaluate", "report", "predict", "embed", "similar", "anomalies", "explore"),
@@ -47,6 +41,7 @@ NEEDED = {
     "anomalies": ("embeddings", "output"),
     "explore": ("predictions", "output"),
     "export": ("output",),
+    "pack": ("pack",),
 }
 
 command_line.define_recipe()
@@ -125,20 +120,7 @@ def run() -> None:
     # Here, so that --help need not wait for it.
     import jax
 
-    from gzjax.run import (
-        columns,
-        evaluate,
-        export,
-        exported,
-        pack,
-        page,
-        parts,
-        predict,
-        recorder,
-        show,
-        train,
-    )
-    from gzjax.run.build import load, load_data
+    from gzjax.run import commands
     from gzjax.run.report import Report
 
     given = flags.FLAGS
@@ -153,208 +135,17 @@ def run() -> None:
                 "--engine: expected --mode predict, embed or pack, without --distributed"
             )
         jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
-    report = Report(loud=jax.process_index() == 0)
-    names = given.workdir or [default_workdir()]
-    workdirs = [command_line.path(name) for name in names]
-    far = [str(workdir) for workdir in workdirs if remote.is_remote(workdir)]
-    if far and given.mode in ("train", "show", "report"):
-        raise UserError(f"--workdir {far[0]}: --mode {given.mode} expects a folder of this machine")
-    data_options = {"cache": cache, "check_images": given.check_images, "report": report}
-
-    if given.mode in ("train", "show"):
-        if len(workdirs) > 1:
-            raise UserError(f"--workdir: expected one folder to train in, found {len(workdirs)}")
-        if given.mode == "show":
-            show.show(given.config, workdirs[0], **data_options)
-            return
-        typed = shlex.join(["gzjax", *sys.argv[1:]])
-        traced = command_line.steps(given.profile, "--profile") if given.profile else None
-        train.train(given.config, workdirs[0], command=typed, traced=traced, **data_options)
-        return
-    if given.mode == "pack":
-        if not given.pack:
-            raise UserError("--pack: expected the folder to write the pack to")
-        folder, shared = command_line.path(given.pack), share()
-        if remote.is_remote(folder):
-            raise UserError(f"--pack {folder}: expected a folder of this machine")
-        leave_others()
-        connected = engine([], {}, cache, report)
-        pack.pack(given.config, folder, share=shared, engine=connected, **data_options)
-        return
-
-    overrides = command_line.overrides()
-    if given.mode == "explore":
-        if len(workdirs) > 1:
-            raise UserError(
-                f"--workdir: expected one run, of whose tree they are, found {len(workdirs)}"
-            )
-        run_explore(workdirs[0] if given.workdir else None, overrides, report)
-        return
-    if given.mode in NEEDED:
-        check_needed()
-        if jax.process_count() > 1 and (given.mode != "predict" or given.mixture == "fitted"):
-            raise UserError(f"--mode {given.mode}: expected one process")
-        if len(given.views) > 1:
-            raise UserError(
-                f"--views: expected one number to predict with, found {len(given.views)}"
-            )
-        output = command_line.path(given.output)
-        if given.mode == "export":
-            if len(workdirs) > 1:
-                raise UserError(f"--workdir: expected one run to export, found {len(workdirs)}")
-            views = given.views[0] if given.views else None
-            export.export(workdirs[0], output, overrides, views=views, report=report)
-            return
-        suffixes = {"embed": (".parquet",), "predict": parts.WITH_FOLDERS}
-        parts.check_output(output, suffixes.get(given.mode, parts.SUFFIXES))
-        shared = share()
-    if given.mode in ("embed", "similar", "anomalies"):
-        run_embeddings(workdirs, overrides, cache, output, shared, report)
-        return
-    if given.mode == "report":
-        if len(workdirs) > 1:
-            raise UserError(f"--workdir: expected one run to report, found {len(workdirs)}")
-        if jax.process_count() > 1:
-            raise UserError(f"--mode report: expected one process, found {jax.process_count()}")
-    # To predict, each of several processes works by itself, on its own devices.
-    models = [load(workdir, overrides, alone=given.mode == "predict") for workdir in workdirs]
-    if given.mode == "report":
-        galaxies = load_data(workdirs[0], overrides, **data_options)
-        page.write(workdirs[0], models[0], galaxies, report)
-        return
-    data = []
-    if given.mode == "evaluate" or (given.mixture == "fitted" and len(models) > 1):
-        data = [load_data(workdir, overrides, **data_options) for workdir in workdirs]
-        evaluate.check_together(models, data)
-    if given.mode == "evaluate":
-        for views in given.views or sorted({1, models[0].views}):
-            result = evaluate.evaluate(
-                models, data, given.split, views=views, mixture=given.mixture
-            )
-            # Shown before it is written: a full disk costs nobody the scores.
-            report.evaluation(result)
-            if exported.on_hub(workdirs[0]):
-                report.say(f"{workdirs[0]} is only read: this evaluation is not kept")
-            elif jax.process_index() == 0:
-                recorder.evaluation(workdirs[0], result)
-        return
-    leave_others()
-    views = given.views[0] if given.views else models[0].views
-    shares = evaluate.mixture_of(models, data, views, given.mixture if data else "uniform")
-    connected = engine(workdirs, overrides, cache, report)
-    predict.predict_to_file(
-        models,
-        given.images,
-        output,
-        views=views,
-        shares=shares,
-        readable=given.readable,
-        report=report,
-        wanted=columns.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
-        size=given.range,
-        share=shared,
-        engine=connected,
+    for name in NEEDED.get(given.mode, ()):
+        if not given[name].value:
+            raise UserError(f"--mode {given.mode}: expected --{name}, too")
+    call = commands.Call(
+        flags=given,
+        typed=shlex.join(["gzjax", *sys.argv[1:]]),
+        workdirs=[command_line.path(name) for name in given.workdir or [default_workdir()]],
+        cache=cache,
+        report=Report(loud=jax.process_index() == 0),
     )
-
-
-def share() -> tuple[int, int]:
-    """Which part of the work is this process's: (2, 8) is the second of eight."""
-    import jax
-
-    if jax.process_count() > 1:
-        return jax.process_index() + 1, jax.process_count()
-    return command_line.share(flags.FLAGS.part, "--part")
-
-
-def leave_others() -> None:
-    """From here on each process works by itself: none waits for the others, or ends with them."""
-    import jax
-
-    if jax.process_count() > 1:
-        jax.distributed.shutdown()
-
-
-def engine(
-    workdirs: Sequence[Path], overrides: Mapping[str, Any], cache: Path, report: "Report"
-) -> "Engine | None":
-    """What `--engine` names; None: this process."""
-    if not flags.FLAGS.engine:
-        return None
-    from gzjax.run import ray_engine
-
-    cores = flags.FLAGS.worker_cores
-    return ray_engine.connect(workdirs, overrides, cache=cache, cores=cores, report=report)
-
-
-def run_embeddings(
-    workdirs: Sequence[Path],
-    overrides: Mapping[str, Any],
-    cache: Path,
-    output: Path,
-    share: tuple[int, int],
-    report: "Report",
-) -> None:
-    """Does what the flags say of embeddings."""
-    from gzjax.run import embed, parts
-    from gzjax.run.build import load
-
-    given = flags.FLAGS
-    if len(workdirs) > 1:
-        raise UserError(f"--workdir: expected one run to embed with, found {len(workdirs)}")
-    if given.mode == "embed":
-        embed.embed_to_file(
-            load(workdirs[0], overrides),
-            given.images,
-            output,
-            views=given.views[0] if given.views else None,
-            report=report,
-            size=given.range,
-            share=share,
-            engine=engine(workdirs, overrides, cache, report),
-        )
-        return
-    embeddings = command_line.path(given.embeddings)
-    if given.mode == "anomalies":
-        table = embed.anomalies(embeddings, given.k, report)
-    else:
-        known = embed.check_query(given.query, embeddings)
-        model = None if known else load(workdirs[0], overrides)
-        table = embed.similar(given.query, embeddings, given.k, model, report)
-    parts.write_table(table, output)
-    report.say(f"{output}: {len(table)} galaxies")
-
-
-def run_explore(workdir: Path | None, overrides: Mapping[str, Any], report: "Report") -> None:
-    """Does what the flags say of a page to look through predictions."""
-    from gzjax import tree
-    from gzjax.run import explore
-    from gzjax.run.build import describe_run
-
-    given = flags.FLAGS
-    check_needed()
-    own, framing = describe_run(given.config, overrides, workdir)
-    explore.write(
-        command_line.path(given.predictions),
-        command_line.path(given.output),
-        trees=[own, *map(tree.load, tree.NAMES)],
-        images=given.images,
-        embeddings=command_line.path(given.embeddings) if given.embeddings else None,
-        framing=framing,
-        kind=given.map,
-        most=given.galaxies or explore.MOST,
-        report=report,
-    )
-
-
-def check_needed() -> None:
-    """Checks that the flags are there that the mode cannot do without.
-
-    Raises:
-      UserError: one is not.
-    """
-    for name in NEEDED[flags.FLAGS.mode]:
-        if not flags.FLAGS[name].value:
-            raise UserError(f"--mode {flags.FLAGS.mode}: expected --{name}, too")
+    commands.COMMANDS[given.mode](call)
 
 
 def default_workdir() -> str:

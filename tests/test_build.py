@@ -9,8 +9,9 @@ import tiny
 import gzjax
 from gzjax.data import catalogue, dataset
 from gzjax.models import Conventions, Weights
-from gzjax.run import build
+from gzjax.run import build, galaxies
 from gzjax.run import config as configs
+from gzjax.run.origin import find_origin
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_the_network_is_built_as_the_options_say(world, monkeypatch):
         model__stochastic_depth=0.25, model__norm_groups=2, optim__freeze=3,
     )  # fmt: skip
     conventions = Conventions(padding="tf")
-    build.build_network(options, build.load_tree(options.data), conventions)
+    build.build_network(options, galaxies.load_tree(options.data), conventions)
     assert asked == {
         "name": "efficientnet-b0", "image_size": 24, "outputs": 8, "dtype": "bfloat16",
         "stochastic_depth": 0.25, "norm_groups": 2, "frozen": 3, "conventions": conventions,
@@ -44,7 +45,7 @@ def test_the_model_predicts_as_the_options_say(world):
         evaluate__views_at_once=2, views__field=0.7, views__zoom=1.3, data__crop=0.6,
         data__threads=2, data__processes=1,
     )  # fmt: skip
-    tree = build.load_tree(options.data)
+    tree = galaxies.load_tree(options.data)
     model = build.build_model(options, tree, None, None)
     assert (model.activation, model.likely, model.views) == ("softmax", True, 5)
     views = model.test_views
@@ -59,7 +60,7 @@ def test_the_model_predicts_as_the_options_say(world):
 def test_galaxies_are_held_out_as_the_options_say(world):
     options = options_of(world, data__validation=0.3, data__test=0.1, data__split_seed=4)
     report = gzjax.Report(loud=False)
-    data = build.build_data(options, build.load_tree(options.data), None, False, report)
+    data = galaxies.build_data(options, galaxies.load_tree(options.data), None, False, report)
     expected = catalogue.split(data.ids, 4, 0.3, 0.1)
     assert len(expected["validation"]) > len(expected["test"]) > 0
     for name, rows in expected.items():
@@ -74,8 +75,8 @@ def test_a_sky_is_the_one_of_the_options(world, monkeypatch, tmp_path):
 
     monkeypatch.setattr(dataset, "from_sky", from_sky)
     options = options_of(world, data__kind="sky", data__galaxies=77, data__sky_seed=5)
-    tree = build.load_tree(options.data)
-    build.build_data(options, tree, tmp_path, False, gzjax.Report(loud=False))
+    tree = galaxies.load_tree(options.data)
+    galaxies.build_data(options, tree, tmp_path, False, gzjax.Report(loud=False))
     assert (asked["galaxies"], asked["sky_seed"], asked["tree"]) == (77, 5, tree)
     assert asked["cache"] == tmp_path / "sky"
 
@@ -95,7 +96,7 @@ def test_votes_are_read_as_the_options_say(world, monkeypatch):
     said = []
     report = gzjax.Report(loud=False)
     report.say = said.append
-    build.build_data(options, build.load_tree(options.data), None, True, report)
+    galaxies.build_data(options, galaxies.load_tree(options.data), None, True, report)
     assert (asked["kind"], asked["votes_per_galaxy"], asked["decode"]) == ("weights", 7.0, True)
     assert (asked["table"], asked["images"], asked["root"]) == ("t.csv", "there", world)
     assert said == [f"{world}: as told"]
@@ -109,7 +110,7 @@ def test_public_weights_lend_no_outputs(world, monkeypatch):
         build.pretrained, "convert", lambda *args, **options: asked.update(options, args=args)
     )
     options = options_of(world, model__weights="some.safetensors")
-    origin = build.find_origin(options, build.load_tree(options.data))
+    origin = find_origin(options, galaxies.load_tree(options.data))
     drawn = Weights({}, {})
     origin.begin(drawn)
     assert origin.conventions == published.conventions

@@ -19,7 +19,7 @@ from gzjax import tree as trees
 from gzjax.data import dataset, embeddings, images
 from gzjax.data.framing import Framing
 from gzjax.errors import UserError
-from gzjax.run import build, embed, parts
+from gzjax.run import build, embed, galaxies, parts
 from gzjax.run import config as configs
 
 
@@ -27,7 +27,7 @@ from gzjax.run import config as configs
 def model(world):
     """A model that has not learnt anything."""
     typed = configs.typed(tiny.config(world, evaluate__views=4))
-    tree = build.load_tree(typed.data)
+    tree = galaxies.load_tree(typed.data)
     network = build.build_network(typed, tree, None)
     made = build.build_model(typed, tree, network, build.place(typed, training=False))
     return made._replace(weights=network.init(jax.random.key(1)), about={"config": {"seed": 1}})

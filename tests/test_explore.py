@@ -22,7 +22,8 @@ from gzjax.run import columns, explore, predictions
 from gzjax.run.columns import Predicted, Wanted
 from gzjax.run.parts import write_parquet
 from gzjax.run.predict import published
-from gzjax.trees import NAMES, union
+from gzjax.trees import NAMES
+from gzjax.trees.campaigns import union
 
 TOY = tree.Tree.from_dict(tomllib.loads(tiny.TREE))
 NUMBER = 150

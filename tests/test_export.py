@@ -21,6 +21,8 @@ from gzjax.models import Conventions, Weights, pretrained
 from gzjax.run import build, checkpoint, export, exported, recorder
 from gzjax.run import config as configs
 from gzjax.run.checkpoint import Best
+from gzjax.run.galaxies import load_tree
+from gzjax.run.origin import find_origin
 from gzjax.run.places import without_places
 
 # Real networks of two stages: traced in a second.
@@ -36,7 +38,7 @@ def best_of(world, **options):
     """The checkpoint of a run, with random weights and statistics."""
     config = tiny.config(world, evaluate__views=3, **options)
     typed = configs.typed(config)
-    tree = build.load_tree(typed.data)
+    tree = load_tree(typed.data)
     network = build.build_network(typed, tree, LITE)
     generator = np.random.default_rng(0)
 
@@ -185,7 +187,7 @@ def test_a_run_starts_from_an_export(run, galaxies):
             loss__activation="softmax", model__weights=str(run[1]),
         )
     )  # fmt: skip
-    origin = build.find_origin(options, build.load_tree(options.data))
+    origin = find_origin(options, load_tree(options.data))
     assert origin.conventions == LITE
     best = checkpoint.read_best(run[0])
     drawn = jax.tree.map(np.zeros_like, best.average)

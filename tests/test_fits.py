@@ -16,7 +16,7 @@ from gzjax.data.framing import FitsSettings, Framing
 from gzjax.data.images import ImageFiles, check_image, fault_text, read_image
 from gzjax.data.paths import is_fits, name_of, path_of
 from gzjax.errors import UserError
-from gzjax.run import build, pack
+from gzjax.run import build, galaxies, pack
 from gzjax.run import config as configs
 
 io = pytest.importorskip("astropy.io.fits", reason="needs astropy, the extra `fits`")
@@ -255,8 +255,8 @@ def world(tmp_path_factory):
 
 def data_of(world, **options):
     typed = configs.typed(tiny.config(world, **options))
-    tree = build.load_tree(typed.data)
-    return build.build_data(typed, tree, None, True, gzjax.Report(loud=False))
+    tree = galaxies.load_tree(typed.data)
+    return galaxies.build_data(typed, tree, None, True, gzjax.Report(loud=False))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import pytest
 import tiny
 
 import gzjax
-from gzjax import posterior, trees, votes
+from gzjax import posterior, votes
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, pack, predict, recorder
 from gzjax.run import parts as in_parts
 from gzjax.run.columns import Wanted
+from gzjax.trees import campaigns
 
 KINDS = ("fraction", "90pc-lower", "90pc-upper")
 DIRICHLET = {"loss__terms": ("dirichlet",), "loss__activation": "softmax", "evaluate__views": 3}
@@ -257,7 +258,7 @@ def test_several_campaigns_are_predicted_apart(world, tmp_path):
         {"root": str(folder), "table": "votes.csv", "tree": str(ring)},
     )
     model = gzjax.train(config(world, data__catalogues=catalogues, epochs=1), tmp_path / "run")
-    assert model.tree == trees.union([gzjax.load_tree(str(world / "toy.toml")),
+    assert model.tree == campaigns.union([gzjax.load_tree(str(world / "toy.toml")),
                                       gzjax.load_tree(str(ring))])  # fmt: skip
     result = json.loads((tmp_path / "run" / "evaluate_test.json").read_text())
     assert list(result["catalogues"]) == ["galaxies", "rings"]

@@ -21,8 +21,9 @@ import tiny
 from PIL import Image
 
 from gzjax import files, main
+from gzjax.data import dataset
 from gzjax.errors import UserError
-from gzjax.run import build, command_line
+from gzjax.run import command_line, commands
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = "--config.epochs=3"  # 8 steps each
@@ -231,7 +232,7 @@ MISTAKES = [
     (["--config.model.weights=configs"], "--config.model.weights: configs/checkpoints: no check"),
     (["--config.loss.activation=sigmoid", "--config.loss.targets=conditional"], "--config.loss."),
     (["--config.loss.activation=sigmoid"], "--config.loss."),
-    (["--mode", "pack"], "--pack: expected the folder"),
+    (["--mode", "pack"], "--mode pack: expected --pack, too"),
     (["--mode", "paint"], "mode"),
     (["--moed", "train"], "Unknown command line flag 'moed'"),
     (["--config", "configs/missing.py"], "configs/missing.py: no such recipe"),
@@ -242,10 +243,15 @@ MISTAKES = [
 ]
 
 
+def test_every_mode_has_a_command():
+    assert (*commands.COMMANDS,) == main.MODES
+    assert main.NEEDED.keys() <= commands.COMMANDS.keys()
+
+
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=lambda value: value[0][:40])
 def test_a_mistake_is_said_in_one_line(invoke, tmp_path, arguments, expected, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(build.dataset, "from_sky", _no_sky(build.dataset.from_sky))
+    monkeypatch.setattr(dataset, "from_sky", _no_sky(dataset.from_sky))
     recipe = [] if any(a.startswith("--config=") or a == "--config" for a in arguments) else [
         "--config", "test"]  # fmt: skip
     workdir = tmp_path / "none"

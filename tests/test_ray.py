@@ -12,8 +12,8 @@ from gzjax.data import packing
 from gzjax.data.images import ImageFiles
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError
-from gzjax.run import build, ray_engine
 from gzjax.run import config as configs
+from gzjax.run import galaxies, ray_engine
 
 ray = pytest.importorskip("ray")
 ROOT = Path(__file__).parent.parent
@@ -102,8 +102,8 @@ def test_a_pack_by_workers_one_of_which_is_killed_is_the_same(
 ):
     monkeypatch.chdir(world / "images")  # where the workers are not
     typed = configs.typed(tiny.config(world))
-    data = build.build_data(
-        typed, build.load_tree(typed.data), None, False, gzjax.Report(loud=False)
+    data = galaxies.build_data(
+        typed, galaxies.load_tree(typed.data), None, False, gzjax.Report(loud=False)
     )
     names = [os.path.basename(file) for file in data.images.files]
     images = Deadly(names, data.framing, tmp_path / "log", [data.ids[13]])

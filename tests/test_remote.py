@@ -19,8 +19,9 @@ from gzjax.data.framing import Framing
 from gzjax.data.images import ImageFiles, fault_text, read_image
 from gzjax.data.listing import list_images
 from gzjax.errors import UserError
-from gzjax.run import build, checkpoint, command_line, predict
+from gzjax.run import checkpoint, command_line, galaxies, predict
 from gzjax.run import config as configs
+from gzjax.run.origin import find_origin
 
 
 @pytest.fixture
@@ -158,15 +159,13 @@ def test_a_run_elsewhere_is_opened_and_begun_from(world, trained, monkeypatch):
     with pytest.raises(UserError, match=rf"^{url} holds another run: .*optim\.seed|^{url}.*seed"):
         gzjax.load_data(url, {"seed": 3})
     options = configs.typed(tiny.config(world, model__weights=url))
-    begun = build.find_origin(options, data.tree).begin(checkpoint.read_best(trained).raw)
+    begun = find_origin(options, data.tree).begin(checkpoint.read_best(trained).raw)
     jax.tree.map(np.testing.assert_array_equal, begun, checkpoint.read_best(trained).average)
     monkeypatch.setattr(type(there), "get_file", refused)
     with pytest.raises(UserError, match=r"^memory://.*runs/a/.*: 403, Forbidden$"):
         gzjax.load(url)
     with pytest.raises(UserError, match=r"^memory://none/checkpoints: no checkpoints there"):
-        build.find_origin(
-            configs.typed(tiny.config(world, model__weights="memory://none")), data.tree
-        )
+        find_origin(configs.typed(tiny.config(world, model__weights="memory://none")), data.tree)
 
 
 def test_an_evaluation_writes_nothing_into_the_cache_of_the_hub(
@@ -197,7 +196,7 @@ def test_what_is_written_in_place_has_to_be_here(world, invoke):
         assert words in wrong
     options = configs.typed(tiny.config(world, data__kind="pack", data__root="s3://b/pack"))
     with pytest.raises(UserError, match=r"^--config\.data\.root: expected a folder .*s3://b/pack"):
-        build.build_data(options, build.load_tree(options.data), None, False, gzjax.Report())
+        galaxies.build_data(options, galaxies.load_tree(options.data), None, False, gzjax.Report())
 
 
 @pytest.fixture(scope="module")

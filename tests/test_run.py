@@ -13,8 +13,8 @@ import tiny
 import gzjax
 from gzjax.data import images
 from gzjax.errors import UserError
-from gzjax.run import build, loop, train
 from gzjax.run import config as configs
+from gzjax.run import galaxies, loop, train
 
 
 def _name(value):
@@ -426,7 +426,7 @@ def test_galaxies_lost_on_the_way_are_listed(world, tmp_path, monkeypatch):
     """A few broken images: the run continues without them."""
     root = tmp_path / "galaxies"
     shutil.copytree(world, root)
-    data = build.build_data(
+    data = galaxies.build_data(
         configs.typed(tiny.config(root)),
         gzjax.load_tree(str(root / "toy.toml")),
         tmp_path, False, gzjax.Report(loud=False),

@@ -13,8 +13,9 @@ from gzjax.data import batches, dataset, packing
 from gzjax.data.batches import Source
 from gzjax.data.images import JoinedImages
 from gzjax.errors import UserError
-from gzjax.run import build, pack
+from gzjax.run import build, galaxies, pack
 from gzjax.run import config as configs
+from gzjax.trees import campaigns
 
 
 def shifted(table, by):
@@ -46,8 +47,8 @@ def linear(tmp_path_factory):
 
 def data_of(root, **options):
     typed = configs.typed(tiny.config(root, **options))
-    tree = build.load_tree(typed.data)
-    return build.build_data(typed, tree, None, False, gzjax.Report(loud=False))
+    tree = galaxies.load_tree(typed.data)
+    return galaxies.build_data(typed, tree, None, False, gzjax.Report(loud=False))
 
 
 def test_extra_galaxies_are_trained_on_alone_and_held_out_ones_are_not(world):
@@ -272,7 +273,7 @@ def test_how_many_were_dropped_is_said(world):
     report = gzjax.Report(loud=False)
     report.say = said.append
     options = configs.typed(tiny.config(world, data__extra=str(world.parent / "extra")))
-    data = build.build_data(options, build.load_tree(options.data), None, False, report)
+    data = galaxies.build_data(options, galaxies.load_tree(options.data), None, False, report)
     dropped = int((data.left_out["reason"] == "held out of root").sum())
     assert said[-1].endswith(f"dropped as others hold them out: {dropped}")
 
@@ -302,7 +303,7 @@ def test_union_of_trees_places_votes(world):
     """Galaxies of one campaign have no votes on the questions of another."""
     data = data_of(world)
     other = data._replace(tree=gzjax.load_tree("rings"), votes=np.float32([[3, 4]] * 48))
-    tree = dataset.trees.union([data.tree, other.tree])
+    tree = campaigns.union([data.tree, other.tree])
     member = dataset.Member("a", 0, 0)
     both = dataset.together([(data, member), (other, member._replace(name="b"))], tree)
     assert both.tree == tree

@@ -13,7 +13,7 @@ import pytest
 
 from gzjax.errors import UserError
 from gzjax.tree import NAMES, Question, Tree, load
-from gzjax.trees import part, union
+from gzjax.trees.campaigns import part, union
 
 DECALS = """
 smooth-or-featured: smooth, featured-or-disk, artifact <- always

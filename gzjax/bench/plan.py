@@ -13,7 +13,7 @@ from gzjax.bench import timing
 from gzjax.data.dataset import Data
 from gzjax.data.devices import Placement
 from gzjax.models import Conventions, convolution
-from gzjax.run import build
+from gzjax.run import build, galaxies
 from gzjax.run import config as configs
 from gzjax.run.config import Options
 from gzjax.run.model import Model, Training
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
         Raises:
           UserError: something is wrong with them.
         """
-        return build.build_data(options, self.tree, self.cache, False, Report(loud=False))
+        return galaxies.build_data(options, self.tree, self.cache, False, Report(loud=False))
 
 
 def columns(options: Options) -> Row:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64
 
-from gzjax import trees
 from gzjax import votes as crowd
 from gzjax.data import catalogue, packs
 from gzjax.data.batches import Source
@@ -18,6 +17,7 @@ from gzjax.data.images import Framing, ImageFiles, Images, JoinedImages, place_o
 from gzjax.data.parquet import ParquetImages
 from gzjax.errors import UserError
 from gzjax.tree import Tree
+from gzjax.trees import campaigns
 
 
 class Split(NamedTuple):
@@ -250,7 +250,7 @@ def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
         for split, rows in splits.items():
             rows.append(first + np.flatnonzero(np.isin(kept, data.splits[split])))
         placed = np.full((len(kept), tree.size), np.nan, np.float32)
-        placed[:, trees.part(tree, data.tree)] = data.votes[kept]
+        placed[:, campaigns.part(tree, data.tree)] = data.votes[kept]
         votes.append(placed)
         ids += [data.ids[row] for row in kept]
         images.append((data.images, kept))

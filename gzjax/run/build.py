@@ -3,26 +3,26 @@
 No function further in knows of configs, and nothing here computes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from gzjax import files, models, optim, remote, trees
+from gzjax import models, optim, remote
 from gzjax.augment import TestViews
-from gzjax.data import batches, dataset, devices
-from gzjax.data.dataset import Data, Split
+from gzjax.data import batches, devices
+from gzjax.data.dataset import Data
 from gzjax.data.devices import Placement
 from gzjax.data.framing import Framing
 from gzjax.errors import UserError, named, one_line
-from gzjax.models import Conventions, Network, Weights, pretrained
+from gzjax.models import Conventions, Network, Weights
 from gzjax.run import config as configs
-from gzjax.run import exported, recorder, trackers
-from gzjax.run.config import DataSettings, Options
+from gzjax.run import exported, galaxies, recorder, trackers
+from gzjax.run.config import Options
 from gzjax.run.model import Model, Reading, Training
+from gzjax.run.origin import Origin, find_origin
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Tree
 
@@ -75,7 +75,7 @@ def build_run(
       UserError: a fault in the options or the data, or a workdir of another run.
     """
     options = configs.typed(config)
-    tree = load_tree(options.data)
+    tree = galaxies.load_tree(options.data)
     with named("--config.loss."):
         options.loss.check_tree(tree)
     with named("--config.log.trackers: "):
@@ -87,7 +87,7 @@ def build_run(
     else:
         with named("--config.model.weights: "):
             origin = find_origin(options, tree)
-    data = build_data(options, tree, cache, check_images, report)
+    data = galaxies.build_data(options, tree, cache, check_images, report)
     if saved:
         data.check_same(saved["data"], workdir)
     if origin.held_out not in (None, data.held_out):
@@ -96,7 +96,7 @@ def build_run(
             f"--config.model.weights: {options.model.weights} was also trained on catalogues that "
             "are not split, without the galaxies that it held out; expected the same held-out ones"
         )
-    check_learnable(options, data)
+    galaxies.check_learnable(options, data)
     network = build_network(options, tree, origin.conventions)
     return Run(
         model=build_model(options, tree, network, placement),
@@ -178,7 +178,7 @@ def load_data(
     """
     about = exported.open_best(workdir).about
     options, tree = options_of(about, overrides, workdir), Tree.from_dict(about["tree"])
-    data = build_data(options, tree, cache, check_images, report)
+    data = galaxies.build_data(options, tree, cache, check_images, report)
     data.check_same(about["data"], workdir)
     return data
 
@@ -193,14 +193,9 @@ def describe_run(
     """
     if workdir is None:
         options = configs.typed(config)
-        return load_tree(options.data), framing_of(options)
+        return galaxies.load_tree(options.data), galaxies.framing_of(options)
     about = exported.open_best(workdir).about
-    return Tree.from_dict(about["tree"]), framing_of(options_of(about, overrides, workdir))
-
-
-def framing_of(options: Options) -> Framing:
-    """How images become canvases."""
-    return Framing(options.data.crop, options.data.canvas, options.fits)
+    return Tree.from_dict(about["tree"]), galaxies.framing_of(options_of(about, overrides, workdir))
 
 
 def options_of(
@@ -240,103 +235,6 @@ def check_same_run(saved: Mapping[str, Any], config: ConfigDict, tree: Tree, wor
         )
 
 
-class Origin(NamedTuple):
-    """Where a run's weights come from.
-
-    conventions: what a network has to do the way that they were trained.
-    begin: the weights that the run starts from, given ones drawn at random.
-    held_out: of a run that was also trained on catalogues that are not split, what it held out;
-      see `Data.held_out`.
-    """
-
-    conventions: Conventions
-    begin: Callable[[Weights], Weights]
-    held_out: str | None = None
-
-
-def find_origin(options: Options, tree: Tree) -> Origin:
-    """Reads the weights that a run starts from.
-
-    Outputs begin at random, since those of public weights are of other classes; only another
-    run's of the same tree are kept.
-
-    Raises:
-      UserError: there are none, they are not of this network, or they have learnt from galaxies
-        that this run holds out.
-    """
-    name, weights = options.model.name, options.model.weights
-    if not weights:
-        return Origin(Conventions(), lambda drawn: drawn)
-    if Path(weights).is_dir() or remote.is_remote(weights):
-        best = exported.open_best(weights)
-        theirs = best.about["config"]
-        if theirs["model"]["name"] != name:
-            raise UserError(f"{weights} is of {theirs['model']['name']}; expected a run of {name}")
-        check_held_out(options.data, theirs["data"], weights)
-        same_tree = Tree.from_dict(best.about["tree"]) == tree
-        return Origin(
-            Conventions.from_json(best.about["conventions"]),
-            lambda drawn: pretrained.take_over(best.average, drawn, same_tree),
-            best.about["held_out"] if best.about.get("unsplit") else None,
-        )
-    published = pretrained.read(weights, name, options.model.conventions)
-    return Origin(
-        published.conventions,
-        lambda drawn: pretrained.convert(published, name, drawn, keep=("classifier",)),
-    )
-
-
-def check_held_out(ours: DataSettings, theirs: Mapping[str, Any], weights: str) -> None:
-    """Checks that galaxies held out here were held out of the run that weights come from, too.
-
-    Which ones are follows from their names, the seed and the parts alone, test galaxies first.
-    Drawn galaxies and real ones are never the same.
-
-    Raises:
-      UserError: some were not.
-    """
-    if {ours.kind, theirs["kind"]} == {"sky", "folder"}:
-        return
-    held_out = ours.test + ours.validation <= theirs["test"] + theirs["validation"] + 1e-9
-    if ours.split_seed != theirs["split_seed"] or ours.test > theirs["test"] or not held_out:
-        raise UserError(
-            f"{weights} has learnt from galaxies that this run holds out: its split_seed, "
-            f"validation and test are {theirs['split_seed']}, {theirs['validation']:g} and "
-            f"{theirs['test']:g}, here {ours.split_seed}, {ours.validation:g} and {ours.test:g}; "
-            "expected the same seed, and parts no larger than those"
-        )
-
-
-def check_learnable(options: Options, data: Data) -> None:
-    """Checks that the loss finds anything to learn in the votes.
-
-    Raises:
-      UserError: it compares cumulative fractions, and no training galaxy has a known one.
-    """
-    if options.loss.likely or options.loss.targets == "conditional":
-        return
-    if np.isnan(data.observed(data.splits["train"])).all():
-        first = data.tree.questions[0].name
-        raise UserError(
-            f"--config.loss.terms: expected dirichlet among them, or loss.targets=conditional: the "
-            f"votes lack {first}, through which all other questions are reached, so that no "
-            "cumulative fraction is known"
-        )
-
-
-def load_tree(settings: DataSettings) -> Tree:
-    """The decision tree that the options name; of several catalogues the union of theirs.
-
-    A pack of several has such a union, which is named `decals-dr5+gz2`.
-    """
-    with named("--config.data.tree: "):
-        names = [each.tree for each in settings.listed()] or [settings.tree]
-        names = [
-            name for each in names for name in ([each] if Path(each).exists() else each.split("+"))
-        ]
-        return trees.union([trees.load(name) for name in dict.fromkeys(names)])
-
-
 def place(options: Options, *, training: bool, alone: bool = False) -> Placement:
     """Where batches go: to all devices, or to those of this process.
 
@@ -354,88 +252,6 @@ def place(options: Options, *, training: bool, alone: bool = False) -> Placement
                 f"--config.{option}: expected a multiple of the {number} devices, found {size}"
             )
     return devices.place(chosen)
-
-
-def build_data(
-    options: Options, tree: Tree, cache: str | Path | None, check_images: bool, report: Report
-) -> Data:
-    """The galaxies that the options name, and no more to train on than they say.
-
-    Raises:
-      UserError: something is wrong with them.
-    """
-    settings = options.data
-    split = Split(settings.split_seed, settings.validation, settings.test)
-    common: dict[str, Any] = {
-        "tree": tree,
-        "framing": framing_of(options),
-        "split": split,
-    }
-    if settings.kind == "sky":
-        with report.task("drawing the galaxies of the synthetic sky, once") as progress:
-            data = dataset.from_sky(
-                settings.galaxies,
-                sky_seed=settings.sky_seed,
-                cache=Path(cache or files.cache_folder()) / "sky",
-                progress=progress,
-                **common,
-            )
-        return _with_fewer(data, settings)
-    listed = settings.listed()
-    read = []
-    for position, each in enumerate(listed):
-        several = common | {"split": split if each.scored else None}
-        # A pack of several catalogues is of their union.
-        several["tree"] = tree if len(listed) == 1 else trees.load(each.tree)
-        where = "catalogues" if settings.catalogues else "root" if position == 0 else "extra"
-        with named(f"--config.data.{where}: "):
-            if remote.is_remote(each.root):
-                raise UserError(f"expected a folder of this machine, found {each.root}")
-            if each.kind == "pack":
-                data = dataset.from_pack(Path(each.root), **several)
-            else:
-                data = dataset.from_folder(
-                    Path(each.root),
-                    table=each.table,
-                    images=each.images,
-                    kind=each.votes,
-                    votes_per_galaxy=each.votes_per_galaxy,
-                    decode=check_images,
-                    **several,
-                )
-        if data.about:
-            report.say(f"{each.root}: {data.about}")
-        if each.scored:
-            data = _with_fewer(data, settings)
-        read.append(data)
-    if len(read) == 1:
-        return read[0]
-    names = distinct_names([each.root for each in listed])
-    members = [
-        dataset.Member(name, 0, len(data.ids), each.weight, each.scored)
-        for name, data, each in zip(names, read, listed, strict=True)
-    ]
-    data = dataset.together(list(zip(read, members, strict=True)), tree)
-    dropped = sum(len(each.ids) for each in read) - len(data.ids)
-    report.say(
-        f"galaxies of catalogues that are not split, dropped as others hold them out: {dropped}"
-    )
-    return data
-
-
-def distinct_names(folders: Sequence[str]) -> list[str]:
-    """The ends of some paths, as long as they have to be to differ."""
-    paths = [Path(folder).resolve().parts for folder in folders]
-    for length in range(1, max(map(len, paths)) + 1):
-        names = ["/".join(parts[-length:]) for parts in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-def _with_fewer(data: Data, settings: DataSettings) -> Data:
-    fewer = settings.training_galaxies
-    return data.with_fewer(fewer, settings.split_seed) if fewer else data
 
 
 def build_network(
@@ -473,7 +289,7 @@ def build_model(options: Options, tree: Tree, network: Network, placement: Place
         tree=tree,
         activation=options.loss.activation,
         likely=options.loss.likely,
-        framing=framing_of(options),
+        framing=galaxies.framing_of(options),
         image_size=options.model.image_size,
         test_views=TestViews(
             field=views.field,

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from gzjax.data import packing, packs
 from gzjax.errors import UserError
-from gzjax.run import build
 from gzjax.run import config as configs
+from gzjax.run import galaxies
 from gzjax.run.report import Report
 from gzjax.run.train import describe_skipped
 
@@ -32,7 +32,8 @@ def pack(
     options = configs.typed(config)
     if options.data.kind == "pack":
         raise UserError("--config.data.kind: expected sky or folder to be packed, found pack")
-    data = build.build_data(options, build.load_tree(options.data), cache, check_images, report)
+    tree = galaxies.load_tree(options.data)
+    data = galaxies.build_data(options, tree, cache, check_images, report)
     with report.task(f"packing galaxies into {folder}") as progress:
         left = packing.write(folder, data, share=share, engine=engine, progress=progress)
     if left:

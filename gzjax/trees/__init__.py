@@ -21,15 +21,13 @@ pattern such as `{question}_{answer}`, the default, or a list of all names, with
 the family lacks. The first family names the columns of tables of vote fractions. The family
 `survey` has names such as `bar-dr5_yes`; its suffix, `-dr5`, stands for the campaign.
 
-The trees of several campaigns are one tree, too: their `union`.
+The trees of several campaigns are one tree, too, see `gzjax.trees.campaigns`.
 """
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import re
-import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +37,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gzjax.errors import UserError, named
+from gzjax.trees import checks
 
 _FOLDER = Path(__file__).parent
 NAMES = tuple(sorted(file.stem for file in _FOLDER.glob("*.toml")))
@@ -192,21 +191,21 @@ class Tree:
         Raises:
           UserError: a tree that makes no sense: which question, what was expected.
         """
-        table = _read(content, _TREE)
+        table = checks.read(content, _TREE)
         for name in table["name"].split("+"):  # of a union
-            _slug("name", name)
+            checks.slug("name", name)
         tables = [_read_question(*each) for each in enumerate(table["questions"], 1)]
         if not tables:
-            raise _wrong("questions", "at least one", tables)
+            raise checks.wrong("questions", "at least one", tables)
         names = [each["name"] for each in tables]
-        _distinct("questions", names)
-        _among("described", table["described"], names)
+        checks.distinct("questions", names)
+        checks.among("described", table["described"], names)
         answers = _answers((each["name"], each["answers"]) for each in tables)
         questions: list[Question] = []
         for number, each in enumerate(tables, 1):
             asked_after = each.pop("asked_after")
             with named(f"question {each['name']!r}: "):
-                _among("asked_after", asked_after, answers)
+                checks.among("asked_after", asked_after, answers)
             gates = tuple(sorted({answers.index(gate) for gate in asked_after}))
             first = questions[-1].columns.stop if questions else 0
             questions.append(Question(number, first=first, gates=gates, **each))
@@ -217,7 +216,7 @@ class Tree:
         first = next(iter(families.values()))
         columns = tuple(column for column in first if column)
         if columns != first:
-            raise _wrong("columns", "a name for each answer in the first family", first)
+            raise checks.wrong("columns", "a name for each answer in the first family", first)
         tree = Tree(table["name"], tuple(questions), columns, families, table["described"])
         _check_gates(tree, answers)
         return tree
@@ -240,7 +239,8 @@ def load(name: str | Path) -> Tree:
     if name in NAMES:
         file = _FOLDER / f"{name}.toml"
     elif name == file.stem:  # a word, neither in a folder nor with an ending
-        raise _wrong("", f"the path of a .toml file or one of {', '.join(NAMES)}", name, NAMES)
+        expected = f"the path of a .toml file or one of {', '.join(NAMES)}"
+        raise checks.wrong("", expected, name, NAMES)
     with named(f"{file}: "):
         try:
             content = tomllib.loads(file.read_bytes().decode())
@@ -251,118 +251,24 @@ def load(name: str | Path) -> Tree:
         return Tree.from_dict(content)
 
 
-def union(trees: Sequence[Tree]) -> Tree:
-    """The trees of several campaigns as one, in their order; a single one as it is.
-
-    Each question has the suffix of its campaign, `bar-dr5`, or the name of a tree that has none,
-    `bar-desi`; so its only family, `survey`, has columns such as `bar-dr5_strong`. A description in
-    words takes the questions of the first tree.
-
-    Raises:
-      UserError: no tree, or two whose questions would be called the same.
-
-    Examples:
-      >>> both = union([load("gz2"), load("decals-dr5")])
-      >>> both.size == load("gz2").size + load("decals-dr5").size
-      True
-    """
-    if len(trees) == 1:
-        return trees[0]
-    if not trees:
-        raise _wrong("trees", "at least one", trees)
-    for one, other in itertools.combinations(trees, 2):
-        if _campaign(one) == _campaign(other):
-            found = f"{_campaign(one)} for {one.name} and for {other.name}"
-            raise UserError(f"trees: expected a suffix of its own for each, found {found}")
-    members = [
-        dataclasses.replace(
-            tree,
-            questions=tuple(
-                dataclasses.replace(question, name=question.name + _campaign(tree))
-                for question in tree.questions
-            ),
-        )
-        for tree in trees
-    ]
-    first = trees[0].described or [question.name for question in trees[0].questions]
-    return Tree.from_dict(
-        {
-            "name": "+".join(tree.name for tree in trees),
-            "described": [name + _campaign(trees[0]) for name in first],
-            "questions": [each for tree in members for each in tree.to_dict()["questions"]],
-        }
-    )
-
-
-def part(whole: Tree, tree: Tree) -> slice:
-    """The columns of a tree's answers within a union; all of them if it is that tree itself.
-
-    Raises:
-      UserError: the union has no such questions.
-    """
-    if tree == whole:
-        return slice(0, whole.size)
-    for position, question in enumerate(whole.questions):
-        place = slice(question.first, question.first + tree.size)
-        moved = tuple(
-            dataclasses.replace(
-                each,
-                number=each.number + position,
-                name=each.name + _campaign(tree),
-                first=each.first + place.start,
-                gates=tuple(gate + place.start for gate in each.gates),
-            )
-            for each in tree.questions
-        )
-        if whole.questions[position:][: len(moved)] == moved:
-            return place
-    raise _wrong("tree", f"one that is part of {whole.name}", tree.name)
-
-
-def _campaign(tree: Tree) -> str:
-    """What tells its questions from those of other campaigns."""
-    return tree.suffix or f"-{tree.name}"
-
-
-# What the keys of a tree and of a question hold; a tuple stands for a list of texts.
+# What the keys of a tree and of a question hold.
 _TREE = dict(name=str, described=tuple, columns=dict, questions=list)
 _QUESTION = dict(name=str, text=str, answers=tuple, asked_after=tuple, phrases=tuple, replaces=bool)
-_WORDS = {str: "text", bool: "true or false", list: "a list", dict: "a table"}
-
-
-def _read(table: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """The values of a table, each of its kind; those that it lacks are empty."""
-    if not isinstance(table, dict):
-        raise _wrong("content", "a table", table)
-    _among("key", table, [*kinds])
-    values = {key: kind() for key, kind in kinds.items()} | table
-    for key, kind in kinds.items():
-        if kind is tuple:
-            values[key] = _texts(key, values[key])
-        elif not isinstance(values[key], kind):
-            raise _wrong(key, _WORDS[kind], values[key])
-    return values
-
-
-def _texts(what: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise _wrong(what, "a list of texts", value)
-    return tuple(value)
 
 
 def _read_question(number: int, table: Any) -> dict[str, Any]:
     name = table.get("name", number) if isinstance(table, dict) else number
     with named(f"question {name!r}: "):
-        question = _read(table, _QUESTION)
+        question = checks.read(table, _QUESTION)
         answers, phrases = question["answers"], question["phrases"]
-        _slug("name", question["name"])
+        checks.slug("name", question["name"])
         for answer in answers:
-            _slug("answers", answer)
-        _distinct("answers", answers)
+            checks.slug("answers", answer)
+        checks.distinct("answers", answers)
         if len(answers) < 2:
-            raise _wrong("answers", "at least two", answers)
+            raise checks.wrong("answers", "at least two", answers)
         if len(phrases) not in (0, len(answers)):
-            raise _wrong("phrases", f"one for each of {len(answers)} answers", phrases)
+            raise checks.wrong("phrases", f"one for each of {len(answers)} answers", phrases)
         return question
 
 
@@ -377,11 +283,11 @@ def _columns(what: str, given: Any, questions: Sequence[Question]) -> tuple[str 
             ]
         except (LookupError, ValueError, AttributeError, TypeError):
             expected = "a pattern of {question}, {answer}, {number}, {index}"
-            raise _wrong(what, expected, given) from None
-    names, answers = _texts(what, given), questions[-1].columns.stop
+            raise checks.wrong(what, expected, given) from None
+    names, answers = checks.texts(what, given), questions[-1].columns.stop
     if len(names) != answers:
-        raise _wrong(what, f"{answers} names, one for each answer", names)
-    _distinct(what, [name for name in names if name])
+        raise checks.wrong(what, f"{answers} names, one for each answer", names)
+    checks.distinct(what, [name for name in names if name])
     return tuple(name or None for name in names)
 
 
@@ -394,7 +300,7 @@ def _check_gates(tree: Tree, answers: Sequence[str]) -> None:
             if not exclude[pair]:
                 found = [answers[gate] for gate in pair]
                 what = f"question {question.name!r}: asked_after"
-                raise _wrong(what, "answers that exclude each other", found)
+                raise checks.wrong(what, "answers that exclude each other", found)
         if gates:
             others = np.all(exclude[gates], axis=0)
             exclude[own], exclude[:, own] = others, others[:, None]
@@ -403,28 +309,3 @@ def _check_gates(tree: Tree, answers: Sequence[str]) -> None:
 
 def _answers(questions: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
     return [f"{name}_{answer}" for name, answers in questions for answer in answers]
-
-
-def _slug(what: str, name: str) -> None:
-    if not re.fullmatch("[A-Za-z0-9]+(-[A-Za-z0-9]+)*", name):
-        raise _wrong(what, "letters and digits, joined by hyphens", name)
-
-
-def _distinct(what: str, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise _wrong(what, "different names", [name] * names.count(name))
-
-
-def _among(what: str, names: Iterable[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            shown = textwrap.shorten(", ".join(known), 200, placeholder=" ...")
-            raise _wrong(what, f"one of {shown}", name, known)
-
-
-def _wrong(what: str, expected: str, found: Any, known: Sequence[str] = ()) -> UserError:
-    shown = repr(found)[:200] if found not in ("", (), []) else "nothing"
-    close = difflib.get_close_matches(str(found), known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return UserError(f"{what}{': ' * bool(what)}expected {expected}, found {shown}{hint}")

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from gzjax import files
 from gzjax.errors import UserError
-from gzjax.run import build, recipes, recorder
 from gzjax.run import config as configs
+from gzjax.run import galaxies, recipes, recorder
 from gzjax.run.report import Report
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -190,6 +190,6 @@ def count_training_galaxies(config: ConfigDict) -> int:
     config = config.copy_and_resolve_references()
     config.data.extra = ""
     options = configs.typed(config)
-    tree = build.load_tree(options.data)
-    data = build.build_data(options, tree, files.cache_folder(), False, Report(loud=False))
+    tree = galaxies.load_tree(options.data)
+    data = galaxies.build_data(options, tree, files.cache_folder(), False, Report(loud=False))
     return len(data.splits["train"])
