@@ -11,6 +11,7 @@ import datetime
 import platform
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def campaign(lab: Lab, kinds: Mapping[str, Kind], show: Callable[[str], object])
         except Broken as broken:
             state, said = "broken", str(broken)
         what = one_line(kind.__doc__ or "")
-        said = said.replace(str(lab.folder), "FOLDER")
+        said = textwrap.shorten(said.replace(str(lab.folder), "FOLDER"), 200, placeholder=" ...")
         outcomes.append(Outcome(name, what, state, said, time.monotonic() - began))
     return outcomes
 

@@ -239,7 +239,7 @@ def no_room(lab: Lab) -> str:
                 if done.code:
                     check_one_line(done)
                     failed.append(command)
-                said.append(done.last[:60] if done.code else "had room")
+                said.append(done.last if done.code else "had room")
             filler.unlink()
             for command in failed:
                 lab.resume(*command)

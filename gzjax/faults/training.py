@@ -106,7 +106,7 @@ def workers(lab: Lab) -> str:
         check_one_line(done)
     lab.resume(*options)
     lab.check_same(workdir)
-    return "went on" if done.code == 0 else f"one line, then the same run: {done.last[:90]}"
+    return "went on" if done.code == 0 else f"one line, then the same run: {done.last}"
 
 
 def _workers_of(pid: int) -> list[int]:
@@ -188,7 +188,7 @@ def full(lab: Lab) -> str:
             done = lab.run(*TRAINING, "--workdir", disk / "run")
             if done.code:
                 check_one_line(done)
-            said.append(done.last[:60] if done.code else "had room")
+            said.append(done.last if done.code else "had room")
             filler.unlink()
             lab.resume(*TRAINING, "--workdir", disk / "run")
             lab.check_same(disk / "run")
@@ -206,7 +206,7 @@ def read_only(lab: Lab) -> str:
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         lab.resume(*TRAINING, "--workdir", disk / "run")
         lab.check_same(disk / "run")
-    return f"one line, then the same run: {done.last[:90]}"
+    return f"one line, then the same run: {done.last}"
 
 
 def damaged(lab: Lab) -> str:
@@ -263,7 +263,7 @@ def renames(lab: Lab) -> str:
             )
             if done.code:
                 check_one_line(done)
-            said.append(done.last[:60] if done.code else "went on")
+            said.append(done.last if done.code else "went on")
             lab.resume(*TRAINING, "--workdir", workdir)
             lab.check_same(workdir)
     return f"{len(said)} times, then the same run: {said[-1]}"
