@@ -242,7 +242,7 @@ def test_the_campaign_says_what_was_kept_broken_and_skipped(tmp_path, monkeypatc
 
     def skipped(lab):
         """Cannot be."""
-        raise training.Skipped("no such machine")
+        raise training.Skipped(f"{lab.folder}: no such machine" + " there" * 99)
 
     page = tmp_path / "reliability.md"
     page.write_text(f"What is promised.\n\n{faults.MARK}\n\nold\n")
@@ -258,7 +258,9 @@ def test_the_campaign_says_what_was_kept_broken_and_skipped(tmp_path, monkeypatc
     assert "1 of 3 promises kept" in text
     assert "| kept | All is well. | kept | well \\| in FOLDER/run |" in text
     assert "| broken | Something is lost. | broken | lost |" in text
-    assert "| skipped | Cannot be. | skipped | no such machine |" in text
+    assert "| skipped | Cannot be. | skipped | FOLDER: no such machine there" in text
+    assert text.endswith(" there ... |\n")
+    assert len(text) < 800
     assert "old" not in text
     capsys.readouterr()
     faults.main(["--only", "kept,skipped", "--workdir", str(tmp_path / "work")])
