@@ -8,7 +8,7 @@ import tiny
 
 import gzjax
 from gzjax.data import catalogue, dataset
-from gzjax.models import Conventions, Weights
+from gzjax.models import Conventions, Weights, pretrained
 from gzjax.run import build, galaxies
 from gzjax.run import config as configs
 from gzjax.run.origin import find_origin
@@ -105,9 +105,9 @@ def test_votes_are_read_as_the_options_say(world, monkeypatch):
 def test_public_weights_lend_no_outputs(world, monkeypatch):
     asked = {}
     published = types.SimpleNamespace(conventions=Conventions(padding="tf"))
-    monkeypatch.setattr(build.pretrained, "read", lambda *args: published)
+    monkeypatch.setattr(pretrained, "read", lambda *args: published)
     monkeypatch.setattr(
-        build.pretrained, "convert", lambda *args, **options: asked.update(options, args=args)
+        pretrained, "convert", lambda *args, **options: asked.update(options, args=args)
     )
     options = options_of(world, model__weights="some.safetensors")
     origin = find_origin(options, galaxies.load_tree(options.data))
