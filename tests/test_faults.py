@@ -225,6 +225,8 @@ def test_a_process_is_looked_at(tmp_path):
     assert 50 < look.megabytes < 20_000
     with open(os.devnull), open(os.devnull):
         assert long.look_at(os.getpid(), tmp_path).handles == look.handles + 2
+    (tmp_path / "checkpoints" / "20" / "gone").symlink_to(tmp_path / "nowhere")
+    assert long.look_at(os.getpid(), tmp_path).checkpoint_megabytes == 1.5
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert long.look_at(ended.pid, tmp_path) is None
@@ -276,3 +278,16 @@ def test_the_campaign_says_what_was_kept_broken_and_skipped(tmp_path, monkeypatc
             faults.main(wrong)
         assert ended.value.code == 2
         assert words in capsys.readouterr().err
+
+
+def test_what_an_error_leaves_running_is_ended(tmp_path, monkeypatch):
+    started = []
+
+    def fails(lab):
+        started.append(lab.start("--help", hook="import time; time.sleep(100)"))
+        raise OSError("a fault of the campaign's own")
+
+    monkeypatch.setattr(faults, "KINDS", {"fails": fails})
+    with pytest.raises(OSError, match="of the campaign's own"):
+        faults.main(["--workdir", str(tmp_path)])
+    assert started[0].poll() == -9

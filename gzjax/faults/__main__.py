@@ -120,7 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="gzjax-faults-") as temporary:
         folder = given.workdir or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        outcomes = campaign(Lab(folder, given.seed, given.quick), given.kinds, _say)
+        lab = Lab(folder, given.seed, given.quick)
+        try:
+            outcomes = campaign(lab, given.kinds, _say)
+        finally:
+            lab.stop()
     table = Table("kind", "promise", "how it ended", "s")
     for each in outcomes:
         table.add_row(each.kind, each.state, each.said, f"{each.seconds:.0f}")

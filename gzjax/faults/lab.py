@@ -52,6 +52,7 @@ class Lab:
         self.cache = folder / "cache"
         self.seconds = 0.0  # that an undisturbed training takes
         self._facts: dict[str, Any] = {}
+        self._started: list[subprocess.Popen[str]] = []
         self._said: dict[int, Path] = {}  # what each process says, by its number
 
     def place(self, name: str) -> Path:
@@ -88,8 +89,16 @@ class Lab:
                 text=True,
                 start_new_session=True,
             )
+        self._started.append(process)
         self._said[process.pid] = said
         return process
+
+    def stop(self) -> None:
+        """Ends what is still running, as after an error or Ctrl-C, which reaches none of it."""
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def finish(self, process: "subprocess.Popen[str]") -> Done:
         """Waits for a command; one that hangs is ended, and that is a broken promise."""
