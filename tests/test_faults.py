@@ -1,6 +1,7 @@
 """The campaign of faults: that it notices a broken promise, and what needs no process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,7 +215,7 @@ def test_every_wrong_table_is_one_line(tmp_path, monkeypatch):
     assert len(mistakes.wrong_commands(tmp_path / "again")) >= 60
 
 
-def test_a_process_is_looked_at(tmp_path):
+def test_a_process_is_looked_at(tmp_path, monkeypatch):
     assert long.look_at(os.getpid(), tmp_path) is None  # nothing is recorded yet
     (tmp_path / "train.csv").write_text("step,loss\n10,0.5\n20,0.4\n")
     for step in ("10", "20", "tmp"):
@@ -227,6 +228,9 @@ def test_a_process_is_looked_at(tmp_path):
         assert long.look_at(os.getpid(), tmp_path).handles == look.handles + 2
     (tmp_path / "checkpoints" / "20" / "gone").symlink_to(tmp_path / "nowhere")
     assert long.look_at(os.getpid(), tmp_path).checkpoint_megabytes == 1.5
+    with monkeypatch.context() as patch:  # old checkpoints are removed while it is looked at
+        patch.setattr(os.path, "getsize", lambda _: shutil.rmtree(tmp_path / "checkpoints") or 7)
+        assert long.look_at(os.getpid(), tmp_path).checkpoint_megabytes == 7e-6
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert long.look_at(ended.pid, tmp_path) is None
@@ -283,11 +287,17 @@ def test_the_campaign_says_what_was_kept_broken_and_skipped(tmp_path, monkeypatc
 def test_what_an_error_leaves_running_is_ended(tmp_path, monkeypatch):
     started = []
 
+    def interrupted(timeout=None):
+        if timeout:
+            raise KeyboardInterrupt
+
     def fails(lab):
-        started.append(lab.start("--help", hook="import time; time.sleep(100)"))
-        raise OSError("a fault of the campaign's own")
+        started.extend(lab.start("--help", hook="import time; time.sleep(100)") for _ in range(2))
+        started[1].wait = interrupted
+        lab.finish(started[1])
 
     monkeypatch.setattr(faults, "KINDS", {"fails": fails})
-    with pytest.raises(OSError, match="of the campaign's own"):
+    with pytest.raises(KeyboardInterrupt):
         faults.main(["--workdir", str(tmp_path)])
-    assert started[0].poll() == -9
+    del started[1].wait
+    assert [process.wait(5) for process in started] == [-9, -9]

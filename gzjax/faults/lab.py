@@ -52,8 +52,8 @@ class Lab:
         self.cache = folder / "cache"
         self.seconds = 0.0  # that an undisturbed training takes
         self._facts: dict[str, Any] = {}
-        self._started: list[subprocess.Popen[str]] = []
-        self._said: dict[int, Path] = {}  # what each process says, by its number
+        # Of processes that were not waited for yet: where each writes what it says.
+        self._said: dict[subprocess.Popen[str], Path] = {}
 
     def place(self, name: str) -> Path:
         """A folder of its own for one kind of fault."""
@@ -89,25 +89,25 @@ class Lab:
                 text=True,
                 start_new_session=True,
             )
-        self._started.append(process)
-        self._said[process.pid] = said
+        self._said[process] = said
         return process
 
     def stop(self) -> None:
         """Ends what is still running, as after an error or Ctrl-C, which reaches none of it."""
-        for process in self._started:
+        for process in self._said:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
     def finish(self, process: "subprocess.Popen[str]") -> Done:
         """Waits for a command; one that hangs is ended, and that is a broken promise."""
-        said = self._said.pop(process.pid)
+        said = self._said[process]
         try:
             process.wait(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise Broken(f"a command hung for {TIMEOUT} s: {process.args!r}") from None
+        del self._said[process]
         out, err = (
             Path(f"{said}.{stream}").read_text(errors="replace") for stream in ("out", "err")
         )
