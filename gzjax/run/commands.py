@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import pandas as pd
 from absl.flags import FlagValues
 
 from gzjax import remote, tree
@@ -217,6 +218,12 @@ def run_embed(call: Call) -> None:
     )
 
 
+def write_galaxies(call: Call, table: pd.DataFrame, output: Path) -> None:
+    """Writes a table of galaxies, and says how many there are."""
+    parts.write_table(table, output)
+    call.report.say(f"{output}: {len(table)} galaxies")
+
+
 def run_similar(call: Call) -> None:
     """Writes the galaxies that are most similar to one."""
     one_process(call)
@@ -225,8 +232,7 @@ def run_similar(call: Call) -> None:
     known = embed.check_query(query, embeddings)
     model = None if known else load(workdir, command_line.overrides())
     table = embed.similar(query, embeddings, call.flags.k, model, call.report)
-    parts.write_table(table, output)
-    call.report.say(f"{output}: {len(table)} galaxies")
+    write_galaxies(call, table, output)
 
 
 def run_anomalies(call: Call) -> None:
@@ -234,8 +240,7 @@ def run_anomalies(call: Call) -> None:
     one_process(call)
     output = call.path("output", *parts.SUFFIXES)
     table = embed.anomalies(call.path("embeddings"), call.flags.k, call.report)
-    parts.write_table(table, output)
-    call.report.say(f"{output}: {len(table)} galaxies")
+    write_galaxies(call, table, output)
 
 
 def run_explore(call: Call) -> None:
