@@ -73,6 +73,15 @@ def test_anything_but_one_clear_line_is_a_broken_promise(done, words):
     labs.check_one_line(Done(2, "", "a warning\ngzjax: --config.epochs: wrong\n"), "--config")
 
 
+def test_what_a_command_said_last_is_its_own_line_not_a_warning_after_it():
+    warned = (
+        "gzjax: a worker ended\nresource_tracker.py:254: UserWarning: x\n  warnings.warn('x')\n"
+    )
+    assert Done(1, "", warned).last == "gzjax: a worker ended"
+    assert Done(-9, "", "first\nFatal Python error\n").last == "Fatal Python error"
+    assert Done(0, "", "").last == ""
+
+
 def test_damage_is_done_to_one_file_and_follows_from_the_seed(tmp_path):
     content, kinds = bytes(range(256)) * 4, set()
     for seed in range(12):

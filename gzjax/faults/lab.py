@@ -38,8 +38,10 @@ class Done(NamedTuple):
 
     @property
     def last(self) -> str:
-        """The last line that it said of a mistake."""
-        return (self.err.strip().splitlines() or [""])[-1]
+        """The last line that it said of a mistake; where Python warned after it, not Python's."""
+        lines = self.err.strip().splitlines()
+        ours = [line for line in lines if line.startswith("gzjax: ")]
+        return (ours or lines or [""])[-1]
 
 
 class Lab:
