@@ -4,8 +4,8 @@
 
 FOLDER holds one Parquet table or several: a galaxy a row, with `id_str`, a column of counts for
 each answer, such as `smooth-or-featured-dr5_smooth`, and either `file_loc`, paths of images, or
-the encoded images themselves; README.md says what else tables may look like. Without a survey, the
-synthetic sky's volunteers walk the same tree:
+the encoded images themselves; docs/how-to/own-survey.md says what else tables may look like.
+Without a survey, the synthetic sky's volunteers walk the same tree:
 
     launch/run --config configs/decals.py --config.data.kind=sky --workdir runs/decals-sky
 

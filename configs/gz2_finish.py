@@ -1,7 +1,7 @@
 """After `configs/gz2.py`, where some galaxies were selected: a little more on the others alone.
 
     launch/run --config configs/gz2_finish.py --config.data.root=FOLDER --config.data.extra=OTHER
-        --config.model.weights=runs/all --workdir runs/real
+        --config.model.weights=runs/all --workdir runs/finished
 
 FOLDER and OTHER are those of `configs/gz2.py` that hold galaxies as they come, and runs/all is its
 run on these and on others, which were selected for their clear morphology. Such galaxies teach a

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Your own galaxies
 #
-# A table of votes and a folder of images become a network that predicts for other galaxies. The
-# README says which tables, trees and images there are, under "Your own survey" and "Your own
-# tree".
+# A table of votes and a folder of images become a network that predicts for other galaxies.
+# `docs/how-to/own-survey.md` says which tables and images are read, `own-tree.md` beside it which
+# trees there are.
 
 # %%
 from pathlib import Path
@@ -22,20 +22,21 @@ from gzjax.run import show
 FOLDER, TABLE, IMAGES = Path("survey"), "votes.csv", "images"  # the last two within the first
 TREE = "decals-dr5"  # a published tree, or the path of your own TOML file
 NETWORK, WEIGHTS, SIZE, EPOCHS = "efficientnet-lite0", "imagenet", 128, 20
+CROP = 0.8  # how much of an image's side is used; galaxies should fill most of it
 NEW, WORK = "new_images", Path("mine")  # a folder of images that nobody voted on; where results go
 
 # %% [markdown]
-# The recipe of real galaxies: random views, the central crop, averages of weights and of views.
+# The recipe of a survey: random views, the likelihood of the votes, so that predictions have
+# intervals, averages of weights and of views.
 
 # %%
-config = gzjax.recipe("gz2")
+config = gzjax.recipe("decals")
 config.data.root, config.data.table, config.data.images = str(FOLDER), TABLE, IMAGES
 config.data.tree = TREE
 config.model.name, config.model.weights = NETWORK, WEIGHTS
-config.data.canvas = config.model.image_size = SIZE
+config.data.crop, config.model.image_size = CROP, SIZE
+config.data.canvas = round(1.25 * SIZE)  # larger than the view, which is resampled from it
 config.epochs = EPOCHS
-# By the likelihood of the votes, so that predictions have intervals.
-config.loss.terms, config.loss.activation = ("dirichlet",), "softplus"
 
 # %% [markdown]
 # What would be trained, and what a step costs. Mistakes in the table end here, in one line.

@@ -62,10 +62,14 @@ flags.DEFINE_multi_integer(
 flags.DEFINE_string(
     "images",
     "",
-    "To predict or embed: a folder, a pattern in quotes, or a CSV or Parquet table of paths.",
+    "To predict or embed: a folder, a pack, an image, a pattern in quotes, a CSV or Parquet table "
+    "of paths, or a URL of one of these.",
 )
 flags.DEFINE_string(
-    "output", "", "The table to write: CSV or Parquet; of embeddings, Parquet; of explore, HTML."
+    "output",
+    "",
+    "The table to write: CSV or Parquet, or a folder of Parquet parts; of embeddings, Parquet; of "
+    "explore, HTML; of export, a folder.",
 )
 flags.DEFINE_string("embeddings", "", "Embeddings to compare, which --mode embed wrote.")
 flags.DEFINE_string("predictions", "", "Predictions to explore, which --mode predict wrote.")
@@ -73,7 +77,9 @@ flags.DEFINE_enum("map", "pca", ("pca", "umap"), "How embeddings become a map to
 flags.DEFINE_integer("galaxies", None, "Galaxies to explore at most; of more, a random sample.", 1)
 flags.DEFINE_string("query", "", "Which galaxy to compare with others: a GalaxyID or an image.")
 flags.DEFINE_integer("k", 50, "How many similar galaxies; the neighbour that anomalies go by.", 1)
-flags.DEFINE_bool("readable", False, "Adds columns to them that say in words what is likely.")
+flags.DEFINE_bool(
+    "readable", False, "Adds columns to predictions that say in words what is likely."
+)
 flags.DEFINE_enum(
     "columns",
     "",
@@ -88,8 +94,8 @@ flags.DEFINE_list("campaigns", [], "Of a tree of several: those to predict, such
 flags.DEFINE_string(
     "part",
     "1/1",
-    "Of several processes that predict into one output, or write one pack: 2/8 is the second of "
-    "eight.",
+    "Of several processes that predict or embed into one output, or write one pack: 2/8 is the "
+    "second of eight.",
 )
 flags.DEFINE_enum(
     "engine",
@@ -99,7 +105,7 @@ flags.DEFINE_enum(
     "RAY_ADDRESS.",
 )
 flags.DEFINE_integer("worker_cores", 4, "CPU cores of a worker of Ray where there is no GPU.", 1)
-flags.DEFINE_integer("range", 4096, "Images predicted between two savings.", 1)
+flags.DEFINE_integer("range", 4096, "Images predicted between two saves.", 1)
 flags.DEFINE_string(
     "profile", "", "Training steps to trace into WORKDIR/profile: 10:15 are these six."
 )

@@ -153,6 +153,7 @@ def test_weights_that_saw_an_extra_catalogue_may_have_seen_what_is_held_out_here
     gzjax.train(tiny.config(world, **start), tmp_path / "finish")  # the same are held out
     with pytest.raises(UserError, match="also trained on catalogues that are not split"):
         gzjax.train(tiny.config(extra, **start), tmp_path / "leak")
+    gzjax.train(tiny.config(extra, **start, model__weights_overlap=False), tmp_path / "others")
     gzjax.train(tiny.config(world, epochs=1), tmp_path / "alone")
     alone = {"model__weights": str(tmp_path / "alone"), "epochs": 1}
     gzjax.train(tiny.config(extra, **alone), tmp_path / "other")

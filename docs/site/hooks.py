@@ -59,9 +59,7 @@ def notebook(source: Path) -> str:
             cells.append(re.sub("^# ?", "", part, flags=re.M).strip())
         else:
             cells.append(f"```python\n{part.strip()}\n```")
-    made = (
-        f"*The notebook is `docs/{source.stem}.ipynb`; `launch/notebooks` makes it of its source.*"
-    )
+    made = f"*The notebook is `docs/{source.stem}.ipynb`, which `launch/notebooks` makes.*"
     cells.insert(1, made)
     return "\n\n".join(cells)
 

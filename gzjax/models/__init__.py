@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
 from gzjax.models import convolution, efficientnet, folding
 from gzjax.models.variants import VARIANTS
-from gzjax.settings import Settings, choice, number, setting
+from gzjax.settings import Settings, choice, number, setting, switch
 
 NAMES = tuple(VARIANTS)
 
@@ -28,6 +28,8 @@ class NetworkSettings(Settings):
     stochastic_depth: probability that training skips the last block; lower for earlier ones.
     weights: where to start from: `imagenet`, a repository on the Hugging Face hub, a file of
       weights, or the folder of another run; empty: at random. See `pretrained.read`.
+    weights_overlap: whether a run that `weights` names may have learnt from galaxies of this run's
+      data, so that what both hold out is compared. False: its galaxies are others, and nothing is.
     conventions: what a file's weights were trained in; `auto`: as the file says.
     norm_groups: equal parts of a training batch that have batch-norm statistics of their own; as
       many as devices spare them waiting for each other's.
@@ -38,6 +40,7 @@ class NetworkSettings(Settings):
     dtype: str = choice("float32", ("float32", "bfloat16"))
     stochastic_depth: float = number(0.2, least=0, most=0.9)
     weights: str = setting("", "text", lambda value: isinstance(value, str))
+    weights_overlap: bool = switch(True)
     conventions: str = choice("auto", ("auto", "tensorflow", "pytorch"))
     norm_groups: int = number(1, least=1)
 

@@ -22,7 +22,7 @@ from gzjax.run import config as configs
 from gzjax.run import exported, galaxies, recorder, trackers
 from gzjax.run.config import Options
 from gzjax.run.model import Model, Reading, Training
-from gzjax.run.origin import Origin, find_origin
+from gzjax.run.origin import UNLESS, Origin, find_origin
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Tree
 
@@ -94,7 +94,8 @@ def build_run(
         # Those catalogues may hold any of the galaxies that are held out here.
         raise UserError(
             f"--config.model.weights: {options.model.weights} was also trained on catalogues that "
-            "are not split, without the galaxies that it held out; expected the same held-out ones"
+            "are not split, without the galaxies that it held out; expected the same held-out "
+            f"ones, {UNLESS}"
         )
     galaxies.check_learnable(options, data)
     network = build_network(options, tree, origin.conventions)
