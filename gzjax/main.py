@@ -220,6 +220,10 @@ def quiet_abandoned_work() -> None:
 
 def entry() -> None:
     """The command `gzjax`."""
+    # Of an installed command absl's --help looks for the flags of its script, which has none.
+    for flag in (flags.FLAGS["config"], *flags.FLAGS.get_flags_for_module(__name__)):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    sys.modules["__main__"].__doc__ = __doc__
     quiet_abandoned_work()
     app.run(main, flags_parser=command_line.parse)
 

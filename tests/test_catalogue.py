@@ -218,7 +218,9 @@ def test_a_table_may_name_the_files_of_the_images(challenge, crowd):
     rewrite(challenge, lambda t: t.assign(file=t.file.where(t.GalaxyID != "107")))
     assert read(challenge).left_out["GalaxyID"].tolist() == ["105", "107"]
     rewrite(challenge, lambda t: t.assign(file="gone.jpg"))
-    with pytest.raises(UserError, match=f"{IMAGES}: no such folder"):
+    with pytest.raises(
+        UserError, match=f"column of files names, or .*{IMAGES}; found neither, such as .*gone.jpg"
+    ):
         read(challenge)
     assert len(read(challenge, images="elsewhere").galaxies) == 199
 

@@ -1,6 +1,7 @@
 """The Python door: what a notebook gets is what the commands write."""
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,40 @@ def test_batch_norm_is_folded_to_predict_and_not_to_train(world, workdirs, monke
     assert (asked, folded) == ([True], [Conventions()])  # compiled once, for average and weights
     gzjax.train(tiny.config(world, epochs=3, evaluate__views=4), workdirs[0])
     assert (asked, len(folded)) == ([True, False], 1)
+
+
+def test_a_run_is_opened_and_resumed_under_the_conventions_of_its_weights(
+    world, workdirs, monkeypatch
+):
+    theirs = Conventions(padding="symmetric", norm_epsilon=1e-5, mean=(0.1, 0.2, 0.3))
+    about = {"conventions": theirs._asdict()}
+    asked, folded, fold = [], [], build.models.fold
+
+    def made(_, **options):
+        asked.append(options["conventions"])
+        return tiny.network(**options)
+
+    monkeypatch.setattr(build.models, "build", made)
+    monkeypatch.setattr(build.models, "fold", lambda *args: folded.append(args[1]) or fold(*args))
+    with monkeypatch.context() as patch:
+        best = build.exported.open_best(workdirs[0])
+        changed = best._replace(about=best.about | about)
+        patch.setattr(build.exported, "open_best", lambda _: changed)
+        gzjax.load(workdirs[0])
+    assert (asked, folded) == ([theirs], [theirs])
+    config = tiny.config(world, epochs=3, evaluate__views=4)
+    run = build.build_run(
+        config, workdirs[0], best.about | about, cache=None, check_images=False,
+        report=gzjax.Report(loud=False),
+    )  # fmt: skip
+    assert asked[1:] == [theirs]
+    assert run.about["conventions"] == theirs._asdict()
+
+
+def test_how_a_run_is_read_may_change_to_predict(workdirs):
+    assert gzjax.load(workdirs[0], {"data.processes": 3}).reading.processes == 3
+    with pytest.raises(UserError, match=r"holds a run with other options: data\.crop was"):
+        gzjax.load(workdirs[0], {"data.crop": 0.5})
 
 
 def test_predictions_obey_the_tree(world, models):
@@ -293,9 +328,9 @@ def test_an_output_without_a_suffix_is_a_dataset(world, models, tmp_path):
 
 
 def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path, monkeypatch):
-    def predict_all(models, views=1, shares=(1.0,), name="p.csv"):
+    def predict_all(models, views=1, shares=(1.0,), name="p.csv", images=world / "images"):
         predict.predict_to_file(
-            models, str(world / "images"), tmp_path / name,
+            models, str(images), tmp_path / name,
             views=views, shares=np.array(shares), readable=False,
             report=gzjax.Report(loud=False),
         )  # fmt: skip
@@ -313,6 +348,9 @@ def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path,
             predict_all(some, views)
     with pytest.raises(UserError, match="was left by a prediction of other"):
         predict_all(models, shares=(0.25, 0.75), name="two.csv")
+    shutil.copytree(world / "images", tmp_path / "moved")
+    with pytest.raises(UserError, match="was left by a prediction of other images"):
+        predict_all(models[:1], images=tmp_path / "moved")
     lock = files.locked(tmp_path / "p.csv.parts" / "_lock")
     with lock, pytest.raises(UserError, match="another process is writing there"):
         predict_all(models[:1])

@@ -164,6 +164,13 @@ def test_an_interrupted_file_resumes_with_what_is_missing(
     assert len(list((tmp_path / "e.parquet.parts").glob("*.parquet"))) == 1
     with pytest.raises(UserError, match="was left by a prediction of other images or by other"):
         embed_all(views=1)
+    other = tmp_path / "moved"
+    shutil.copytree(world / "images", other)
+    for network, images_ in ((model._replace(step=9), world / "images"), (model, other)):
+        with pytest.raises(UserError, match="was left by a prediction of other images or by other"):
+            embed.embed_to_file(
+                network, str(images_), tmp_path / "e.parquet", views=4, size=20,
+            )  # fmt: skip
     capsys.readouterr()
     monkeypatch.setattr(images, "read_image", counted)
     embed_all()

@@ -57,6 +57,7 @@ def best_of(world, **options):
         "conventions": LITE._asdict(),
         "data": {},
         "held_out": "0123",
+        "label": "real galaxies",
     }
     return Best(7, json.loads(json.dumps(about)), weights, weights)
 
@@ -318,8 +319,17 @@ def test_predictions_are_explored_with_a_model_of_the_hub(run, invoke, tmp_path,
     both = "--workdir", f"{run[0]},{run[1]}"
     status, _, wrong = invoke(*explore, tmp_path / "y.html", *both)
     assert (status, wrong.count("\n")) == (2, 1)
-    assert "--workdir: expected one run, of whose tree they are, found 2" in wrong
+    assert "--workdir: expected one run, whose tree the predictions have, found 2" in wrong
     assert not (tmp_path / "y.html").exists()
+
+
+def test_programs_average_the_views_that_are_asked_for(run, tmp_path, monkeypatch):
+    asked = []
+    for name in ("stablehlo", "onnx"):
+        monkeypatch.setattr(export, name, lambda _, views: asked.append(views) or b"")
+    monkeypatch.setattr(export, "find_spec", lambda name: True)
+    gzjax.export(run[0], tmp_path / "e", views=2)
+    assert asked == [2, 2]
 
 
 def test_without_jax2onnx_the_rest_is_written_and_it_is_said(
@@ -327,7 +337,8 @@ def test_without_jax2onnx_the_rest_is_written_and_it_is_said(
 ):
     """Of a model without intervals, too, drawn ones: the card says so."""
     best = best_of(galaxies, model__name="efficientnet-tiny")
-    best.about["config"]["data"]["kind"] = "sky"
+    best.about["config"]["data"]["kind"] = "pack"  # of a sky
+    best.about["label"] = "synthetic sky"
     monkeypatch.setattr(checkpoint, "read_best", lambda folder: best)
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     said = []

@@ -93,6 +93,7 @@ def test_three_bands_are_blue_green_red_unless_told(tmp_path):
     single = FRAMING._replace(fits=FitsSettings(bands="r"))
     expected = read_image(save(tmp_path / "r.fits", bands[2]), FRAMING)
     np.testing.assert_array_equal(read_image(tmp_path / "hdus.fits", single), expected)
+    assert "1 bands" in fault(tmp_path / "r.fits", FitsSettings(bands="0,1,2"))
 
 
 def test_the_ratios_of_bands_are_kept_where_it_is_bright(tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,11 @@ def test_patterns_and_single_files(folder, monkeypatch):
     assert list_images(f"{folder}/*.jp*g").ids == ["2", "3"]
     assert list_images(f"{folder}/**/*").ids == ["2", "3", "10"]
     assert list_images(folder / "3.jpeg").ids == ["3"]
+    brackets = folder / "run[1]"
+    brackets.mkdir()
+    (brackets / "t.csv").write_text("file\n../3.jpeg\n")
+    assert list_images(brackets / "t.csv").ids == ["3"]
+    shutil.rmtree(brackets)
     monkeypatch.chdir(folder)
     assert list_images("./*.jpg").files == ["./2.jpg"]
     assert list_images(folder / "more" / "10.PNG").files == [str(folder / "more" / "10.PNG")]

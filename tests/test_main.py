@@ -21,7 +21,7 @@ import tiny
 from PIL import Image
 
 from gzjax import files, main
-from gzjax.data import dataset
+from gzjax.data import dataset, embeddings
 from gzjax.errors import UserError
 from gzjax.run import command_line, commands
 
@@ -68,10 +68,12 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     assert (status, wrong) == (0, "")
     assert json.loads((workdir / "evaluate_test.json").read_text()) == result
     assert (workdir / "evaluate_test_2_views.json").exists()
-    status, *_ = invoke(
-        "--mode", "evaluate", "--split", "validation", "--workdir", workdir, *common
-    )
-    assert status == 0
+    held_out = workdir / "evaluate_validation.json"
+    before = json.loads(held_out.read_text())
+    held_out.unlink()
+    split = ["--split", "validation", "--views", 1]
+    status, *_ = invoke("--mode", "evaluate", *split, "--workdir", workdir, *common)
+    assert (status, json.loads(held_out.read_text())) == (0, before)
 
     page = workdir / "report.html"
     assert page.exists()
@@ -94,7 +96,9 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     status, said, wrong = invoke("--mode", "evaluate", "--mixture", "fitted", *both)
     assert (status, wrong) == (0, "")
     assert "alone: RMSE" in said
-    assert (workdir / "evaluate_test_2_networks.json").exists()
+    mixed = json.loads((workdir / "evaluate_test_2_networks.json").read_text())
+    assert sum(mixed["mixture"]) == pytest.approx(1, abs=1e-3)
+    assert mixed["mixture"] != [0.5, 0.5]
 
     tables = []
     fitted = ("--mixture", "fitted", "--columns", "both")
@@ -124,9 +128,12 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
 
     one = ["--workdir", workdir, *common]
     status, said, wrong = invoke(
-        "--mode", "embed", "--images", world / "images", "--output", "e.parquet", *one
+        *("--mode", "embed", "--images", world / "images", "--output", "e.parquet", "--views", 2),
+        *one,
     )
     assert (status, wrong) == (0, "")
+    assert f"{tiny.GALAXIES} images, 2 views each" in said
+    assert embeddings.read_about(Path("e.parquet"))["views"] == 2
     assert f"e.parquet: {tiny.GALAXIES} galaxies" in said
     compare = ["--embeddings", "e.parquet", "--k", 3]
     for name, query in (("id", 1007), ("file", world / "images" / "1007.png")):
@@ -340,6 +347,7 @@ def test_our_own_faults_are_not_hidden(invoke, monkeypatch):
 def test_paths_may_begin_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert command_line.path("~/runs/x") == tmp_path / "runs" / "x"
+
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert files.cache_folder() == tmp_path / ".cache" / "gzjax"
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
@@ -351,6 +359,14 @@ def test_paths_may_begin_at_home(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Path, "home", homeless)
     assert files.cache_folder().name == "gzjax"
+
+
+def test_the_installed_command_says_its_flags():
+    """Absl's own help would look for them in the script that setuptools makes."""
+    code = "import sys; sys.argv = ['gzjax', '--help']; from gzjax.main import entry; entry()"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    for needed in ("--mode show", "--config:", "--workdir:", "--[no]check_images:"):
+        assert needed in said
 
 
 # What follows starts the program as a process.

@@ -19,7 +19,7 @@ from PIL import Image
 import gzjax
 from gzjax import describe, metrics
 from gzjax.data import devices
-from gzjax.run import build, evaluate, page, recorder
+from gzjax.run import build, evaluate, page, plots, recorder
 
 VOID = {"meta", "link", "img", "br", "input"}
 DIRICHLET = {"loss__terms": ("mse", "dirichlet"), "loss__activation": "softmax"}
@@ -161,18 +161,24 @@ def test_its_numbers_are_those_of_the_files(workdir, shown):
         views = "1 view" if result["views"] == 1 else "3 views"
         assert (
             f"{result['split']} {views} {result['galaxies']} {result['rmse']:.4f} {low:.4f} to "
-            f"{high:.4f} {result['baseline_rmse']:.4f} {100 * result['q1_accuracy']:.1f} %"
+            f"{high:.4f} {result['baseline_rmse']:.4f} {100 * result['q1_accuracy']:.1f} % "
+            f"{100 * result['q1_baseline_accuracy']:.1f} %"
         ) in shown.text
     result = json.loads((workdir / "evaluate_test.json").read_text())
     assert f"Test RMSE, 1 view {result['rmse']:.4f}" in shown.text
+    assert (
+        f"First question as the crowd {100 * result['q1_accuracy']:.1f} % baseline "
+        f"{100 * result['q1_baseline_accuracy']:.1f} %"
+    ) in shown.text
     for question, rmse in result["rmse_per_question"].items():
         baseline = result["baseline_rmse_per_question"][question]
         error = result["calibration"][question]["error"]
         covered = result["intervals"]["tempered"]["questions"][question]
-        accuracy = result["accuracies"][question]["accuracy"]
+        answered = result["accuracies"][question]
         assert (
             f"{question} {rmse:.4f} {baseline:.4f} {error:.4f} {100 * covered['covered']:.1f} ± "
-            f"{100 * covered['error']:.1f} % {100 * accuracy:.1f} %"
+            f"{100 * covered['error']:.1f} % {100 * answered['accuracy']:.1f} % "
+            f"{100 * answered['baseline']:.1f} % {answered['galaxies']}"
         ) in shown.text
         widest = max(
             *result["rmse_per_question"].values(), *result["baseline_rmse_per_question"].values()
@@ -183,6 +189,38 @@ def test_its_numbers_are_those_of_the_files(workdir, shown):
         found = [result["intervals"][kind]["levels"][level] for kind in ("plain", "tempered")]
         said = [f"{100 * each['covered']:.1f} ± {100 * each['error']:.1f} %" for each in found]
         assert f"{level} % {said[0]} {said[1]}" in shown.text
+
+
+def test_learning_curves_are_of_what_they_say(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        plots, "curves", lambda name, given, **options: drawn.update({name: (given, options)})
+    )
+    train = {"step": [2, 4], "epoch": [0.5, 1.0], "loss": [3.0, 2.0], "learning_rate": [0.1, 0.2]}
+    scores = {"rmse": [0.3, 0.2], "raw_rmse": [0.5, 0.4], "baseline_rmse": [0.6, 0.6]}
+    titles = [each["title"] for each in page._curves(train, {"step": [4, 8], **scores})]
+    assert titles == ["Loss", "Learning rate", "Validation RMSE"]
+    assert drawn == {
+        "loss": ({"loss": ([0.5, 1.0], [3.0, 2.0])}, {}),
+        "rate": ({"learning rate": ([0.5, 1.0], [0.1, 0.2])}, {}),
+        "validation": (
+            {
+                "averaged weights": ([1.0, 2.0], [0.3, 0.2]),
+                "raw weights": ([1.0, 2.0], [0.5, 0.4]),
+            },
+            {"level": 0.6},
+        ),
+    }
+
+
+def test_reliability_is_drawn_with_what_was_predicted_to_the_right(monkeypatch):
+    squares, square = [], plots._square
+    monkeypatch.setattr(plots, "_square", lambda *at: squares.append(at) or square(*at))
+    predicted, observed = np.full(2, 0.9), np.full(2, 0.1)
+    curve = [{"predicted": 0.9, "observed": 0.1, "count": 2}]
+    says = str(plots.reliability("x", predicted, observed, curve))
+    assert "0.90 and 0.10" in says
+    assert squares == [(int(0.9 * plots.BINS), int(0.1 * plots.BINS))]
 
 
 def test_what_was_trained_on_what_by_which_command(workdir, shown, tested):
@@ -200,6 +238,8 @@ def test_what_was_trained_on_what_by_which_command(workdir, shown, tested):
     ):
         assert part in shown.text
     assert "nothing about real galaxies" not in shown.text
+    # Without the tracker that writes train.csv, the checkpoints say how long it was.
+    assert page._run(workdir, model, data, {})["steps"] == steps
     (session,) = json.loads((workdir / "sessions.json").read_text())["sessions"]
     assert session["seconds"] > 0
     assert session["versions"].startswith(f"gzjax {gzjax.__version__}")

@@ -133,6 +133,30 @@ def test_too_sure_too_unsure_and_the_temperature_that_makes_it_right(believed):
     np.testing.assert_allclose(sure.mean(), believed.mean(), rtol=1e-5)
 
 
+def test_votes_are_rounded_not_cut_off(believed):
+    """Of the challenge, whose votes are fractions times 40."""
+    votes = drawn(believed, 30)
+    off = votes - np.float32(0.4) * (votes > 0)
+    np.testing.assert_array_equal(believed.pit(off, 5), believed.pit(votes, 5))
+
+
+def test_the_errors_of_coverage_are_those_of_independent_galaxies(believed):
+    votes = drawn(believed, 30)
+    found = posterior.coverage(believed, votes, 5)
+    for each in (*found["answers"].values(), *found["questions"].values()):
+        share = each["covered"]
+        assert each["error"] == pytest.approx(np.sqrt(share * (1 - share) / each["galaxies"]))
+    values = believed.pit(votes, 5)
+    there = ~np.isnan(values)
+    for level, name in ((0.5, "50"), (0.9, "90")):
+        share = found["levels"][name]["covered"]
+        squares = 0.0
+        for galaxy, known in zip(values, there, strict=True):
+            hits = sum(abs(value - 0.5) <= level / 2 for value in galaxy[known])
+            squares += (hits - share * known.sum()) ** 2
+        assert found["levels"][name]["error"] == pytest.approx(np.sqrt(squares) / there.sum())
+
+
 def test_what_makes_no_interval_is_refused(believed):
     for options in ({"level": 90}, {"level": 0.0}, {"volunteers": 0}):
         with pytest.raises(ValueError, match="expected a level between 0 and 1, and at least one"):

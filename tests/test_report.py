@@ -34,6 +34,11 @@ def test_a_score_is_never_shown_without_what_it_needs(result):
             assert needed in text
         for needed in ("validation", "64 galaxies", "1 view", "synthetic sky"):
             assert needed in text
+        low, high = result["rmse_interval"]
+        right, baseline = result["q1_accuracy"], result["q1_baseline_accuracy"]
+        assert right != baseline
+        assert f"{result['rmse']:.4f} [{low:.4f}, {high:.4f}]" in text
+        assert f"{right:.1%} (baseline {baseline:.1%})" in text
 
 
 def test_the_table_has_a_row_for_each_question_in_80_columns(result, gz2):
@@ -51,6 +56,10 @@ def test_the_table_has_a_row_for_each_question_in_80_columns(result, gz2):
         assert cells[3] == f"{result['calibration'][question.name]['error']:.3f}"
         assert cells[5] == str(answered["agreed_galaxies"])
         assert cells[4] == ("-" if answered["accuracy"] is None else f"{answered['accuracy']:.0%}")
+        clear = answered["agreed_accuracy"]
+        assert cells[6] == ("-" if clear is None else f"{clear:.0%}")
+    kinds = ("accuracy", "agreed_accuracy", "agreed_baseline")
+    assert len({str([each[kind] for each in result["accuracies"].values()]) for kind in kinds}) == 3
     heads = next(line for line in lines if "baseline" in line and "RMSE" in line).split()
     assert len(heads[:6]) == len(set(heads[:6]))
 
@@ -67,6 +76,27 @@ def test_what_each_network_scores_alone_is_said(result, capsys):
     Report().evaluation(result | {"alone": [alone]})
     said = capsys.readouterr().out
     assert "runs/a alone: RMSE 0.1000; together -0.0100 [-0.0200, +0.0000]" in said
+
+
+def test_coverage_before_and_after_the_temperature_is_told_apart(result, gz2, capsys):
+    def coverage(share):
+        levels = {"90": {"covered": share, "error": 0.01}}
+        return {"levels": levels, "questions": dict.fromkeys(result["accuracies"], levels["90"])}
+
+    intervals = {"temperatures": [2.0], "plain": coverage(0.5), "tempered": coverage(0.75)}
+    Report().evaluation(result | {"intervals": intervals})
+    said = capsys.readouterr().out
+    expected = "intervals: 90 % hold 50.0±1.0; at temperature 2.00: 90 % hold 75.0±1.0"
+    assert expected in " ".join(said.split())
+    rows = [line for line in said.splitlines() if "bar " in line]
+    assert "75±1" in rows[0]
+    assert "50±1" not in rows[0]
+
+
+def test_each_catalogue_is_said_with_its_baseline(result, capsys):
+    scores = {"rmse": 0.1, "baseline_rmse": 0.2, "galaxies": 7}
+    Report().evaluation(result | {"catalogues": {"mine": scores}})
+    assert "mine: RMSE 0.1000 (baseline 0.2000), 7 galaxies" in capsys.readouterr().out
 
 
 def test_rows_past_the_checkpoint_are_dropped(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 import gzjax
-from gzjax.data import images
+from gzjax.data import catalogue, images, listing
 from gzjax.errors import UserError
 from gzjax.run import build, galaxies, loop, train
 from gzjax.run import config as configs
@@ -449,6 +449,12 @@ def test_galaxies_lost_on_the_way_are_listed(world, tmp_path, monkeypatch):
     steps = 2 * (len(data.splits["train"]) // 8)
     gzjax.train(tiny.config(root, epochs=3), tmp_path / "run")
     assert taken == [0, steps]  # batches of the epoch before
+    # Those that the devices lack are listed once, by their file, not again in every epoch.
+    monkeypatch.setattr(catalogue, "MOST_LEFT_OUT", 0.1)
+    gzjax.train(tiny.config(root, data__on_device=True), tmp_path / "held")
+    listed = pd.read_csv(tmp_path / "held" / "left_out.csv", dtype=str)
+    assert listed["GalaxyID"].tolist() == [lost]
+    assert listed["file"][0].endswith(f"{lost}.png")
 
 
 def _patient(init, taken):
@@ -518,6 +524,21 @@ def test_batches_that_the_devices_cannot_share_are_refused(world, tmp_path):
     expected = r"--config.model.norm_groups: expected a divisor of batch_size, \d+, found 3$"
     with pytest.raises(UserError, match=expected):
         gzjax.train(tiny.config(world, model__norm_groups=3), tmp_path)
+    expected = r"--config.optim.freeze: expected less than the \d+ depths of .*, found 9$"
+    with pytest.raises(UserError, match=expected):
+        gzjax.train(tiny.config(world, optim__freeze=9), tmp_path)
+
+
+def test_home_is_where_shells_say(world, tmp_path, monkeypatch):
+    """Which leave ~ alone after an equals sign, as Python does everywhere."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "galaxies").symlink_to(world)
+    config = tiny.config(world, data__root="~/galaxies", epochs=1)
+    gzjax.train(config, "~/run")
+    assert (tmp_path / "run" / "train.csv").exists()
+    assert gzjax.load("~/run").step > 0
+    gzjax.train(tiny.config(world, model__weights="~/run", epochs=1), "~/more")
+    assert len(listing.list_images("~/galaxies/images").ids) == tiny.GALAXIES
 
 
 def test_worker_processes_deliver_the_same_batches(run):

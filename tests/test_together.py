@@ -9,11 +9,12 @@ import pytest
 import tiny
 
 import gzjax
+from gzjax import metrics, votes
 from gzjax.data import batches, dataset, packing
 from gzjax.data.batches import Source
 from gzjax.data.images import JoinedImages
 from gzjax.errors import UserError
-from gzjax.run import build, galaxies, pack
+from gzjax.run import build, exported, galaxies, pack
 from gzjax.run import config as configs
 from gzjax.trees import campaigns
 
@@ -155,6 +156,15 @@ def test_weights_that_saw_an_extra_catalogue_may_have_seen_what_is_held_out_here
         gzjax.train(tiny.config(extra, **start), tmp_path / "leak")
     gzjax.train(tiny.config(extra, **start, model__weights_overlap=False), tmp_path / "others")
     gzjax.train(tiny.config(world, epochs=1), tmp_path / "alone")
+    # However many runs lie between.
+    after = tiny.config(world, model__weights=str(tmp_path / "finish"), epochs=1)
+    after.model.weights = str(tmp_path / "finish")
+    gzjax.train(after, tmp_path / "third")
+    third = {"model__weights": str(tmp_path / "third"), "epochs": 1}
+    for about in (tmp_path / "finish", tmp_path / "third", tmp_path / "others"):
+        assert exported.open_best(about).about["unsplit"]
+    with pytest.raises(UserError, match="also trained on catalogues that are not split"):
+        gzjax.train(tiny.config(extra, **third), tmp_path / "leak")
     alone = {"model__weights": str(tmp_path / "alone"), "epochs": 1}
     gzjax.train(tiny.config(extra, **alone), tmp_path / "other")
 
@@ -180,6 +190,47 @@ def test_a_pack_of_several_catalogues_is_them(world, tmp_path):
     assert after.source("train").parts == before.source("train").parts
     for split, rows in before.splits.items():
         np.testing.assert_array_equal(after.splits[split], rows)
+
+
+@pytest.mark.parametrize("change", [{"data__split_seed": 3}, {"data__test": 0.4}])
+def test_a_pack_of_several_catalogues_splits_as_its_folders_do(world, tmp_path, change):
+    """A galaxy that another split holds out is not trained on by its copy in the extra folder."""
+    extra = {"data__extra": str(world.parent / "extra")}
+    packed = tiny.config(world, **extra)
+    silent = gzjax.Report(loud=False)
+    pack.pack(packed, tmp_path / "pack", cache=None, check_images=False, report=silent)
+    options = {"data__kind": "pack", "data__tree": str(world / "toy.toml"), **change}
+    data = data_of(tmp_path / "pack", **options)
+    held_out = {data.ids[row] for name in ("validation", "test") for row in data.splits[name]}
+    plain = data_of(world, **change)
+    assert held_out == {
+        plain.ids[row] for name in ("validation", "test") for row in plain.splits[name]
+    }
+    assert not held_out & {data.ids[row] for row in data.splits["train"]}
+    assert (data.left_out["reason"] == "held out of the pack").any()
+    # Beside another catalogue the pack's own extra one is still trained on only.
+    both = ({"root": str(tmp_path / "pack"), "kind": "pack"}, {"root": str(world)})
+    data = data_of(world, data__catalogues=both, **change)
+    assert not held_out & {data.ids[row] for row in data.splits["train"]}
+
+
+def test_fewer_training_galaxies_of_a_pack_are_those_of_its_folders(world, tmp_path):
+    extra = {"data__extra": str(world.parent / "extra")}
+    silent = gzjax.Report(loud=False)
+    config = tiny.config(world, **extra)
+    pack.pack(config, tmp_path / "pack", cache=None, check_images=False, report=silent)
+    fewer = {"data__training_galaxies": 8}
+    packed = {"data__kind": "pack", "data__tree": str(world / "toy.toml")}
+    np.testing.assert_array_equal(
+        data_of(tmp_path / "pack", **packed, **fewer).splits["train"],
+        data_of(world, **extra, **fewer).splits["train"],
+    )
+
+
+def test_two_tables_of_one_folder_are_two_catalogues():
+    assert galaxies.distinct_names(["a/b", "c/b"]) == ["a/b", "c/b"]
+    assert galaxies.distinct_names(["a/b", "a/b"])[0].endswith("b (1)")
+    assert len(set(galaxies.distinct_names(["a/b", "a/b", "c/b"]))) == 3
 
 
 def test_a_pack_without_an_unreadable_galaxy_knows_where_its_catalogues_end(world, tmp_path):
@@ -216,6 +267,13 @@ def test_several_scored_catalogues_are_scored_apart(world, tmp_path):
     result = gzjax.evaluate(model, data, views=1)
     assert list(result["catalogues"]) == ["root", "extra"]
     assert sum(one["galaxies"] for one in result["catalogues"].values()) == result["galaxies"]
+    for member in data.members:
+        rows = data.splits["test"]
+        its = data.observed(rows[(rows >= member.first) & (rows < member.stop)])
+        expected = metrics.baseline_rmse(data.training_mean, its)
+        assert result["catalogues"][member.name]["baseline_rmse"] == pytest.approx(expected)
+    rows = data.splits["test"]
+    assert result["noise_floor"] == pytest.approx(votes.noise_floor(data.votes[rows], data.tree))
     rmse = [one["rmse"] for one in result["catalogues"].values()]
     assert min(rmse) < result["rmse"] < max(rmse)
     # A galaxy that is held out of one is held out of all.

@@ -119,6 +119,16 @@ def test_the_noise_floor_is_the_error_of_the_truth():
     assert votes.noise_floor(np.full((3, 7), np.nan, np.float32), SMALL) is None
 
 
+def test_the_noise_floor_goes_by_the_question_that_most_volunteers_answered():
+    questions = [{"name": name, "answers": ["yes", "no"]} for name in ("kind", "odd")]
+    two = tree.Tree.from_dict({"name": "two", "questions": questions})
+    crowd = np.float32([[20, 20, 3, 1]])
+    expected = np.sqrt(np.mean([0.25, 0.25, 0.1875, 0.1875]) / 39)
+    assert votes.noise_floor(crowd, two) == pytest.approx(expected, rel=1e-6)
+    crowd[:, 2:] = 0  # nobody was asked
+    assert votes.noise_floor(crowd, two) is not None
+
+
 def reference(alpha, counts, some_tree):
     """-log probability of each question in float64, from the formula, and its gradient."""
     alpha, counts = alpha.astype(np.float64), counts.astype(np.float64)

@@ -24,7 +24,7 @@ class Published:
     kaggle: name of a competition; "" if there is none.
     table: how votes and images come together, see `gzjax.at_hand.join`; "" if they need not.
     options: of the command that trains; {table} is the joined table.
-    lacking: what has to be got first, "" if the command works at once.
+    lacking: what is needed first, "" if the command works at once.
     """
 
     title: str

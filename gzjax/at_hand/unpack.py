@@ -14,7 +14,7 @@ def unpacked_size(archive: Path) -> int:
     """Bytes that the members take, by the archive's directory.
 
     Raises:
-      UserError: it is no ZIP archive.
+      UserError: it is not a ZIP archive.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -30,7 +30,7 @@ def _blocks(size: int) -> int:
 def unpack(archive: Path) -> Path:
     """Unpacks an archive beside it; the archive stays.
 
-    The sums inside the archive are checked. Folders around everything are left away.
+    The sums inside the archive are checked. A folder that encloses everything is dropped.
 
     Returns:
       The one file that it holds, or else a folder called like the archive.

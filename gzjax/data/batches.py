@@ -199,7 +199,6 @@ def ordered_batches(
     source: Source,
     batch_size: int,
     *,
-    start: int = 0,
     threads: int = 4,
     processes: int = 0,
     shard: int = 0,
@@ -207,12 +206,12 @@ def ordered_batches(
 ) -> grain.IterDataset:
     """Each galaxy once, in order; the last batch is filled up with padding.
 
-    The first `start` galaxies are skipped; for the rest see `training_batches`.
+    For the arguments see `training_batches`.
     """
-    padded_to = start + -(-(len(source) - start) // batch_size) * batch_size
+    padded_to = -(-len(source) // batch_size) * batch_size
     dataset = (
         grain.MapDataset.range(padded_to)
-        .slice(slice(start + shard, padded_to, shards))
+        .slice(slice(shard, padded_to, shards))
         .batch(batch_size // shards, drop_remainder=True, batch_fn=np.array)
         .map(source.batch)
     )
@@ -250,9 +249,8 @@ class _ShieldedIterator(grain.DatasetIterator):
             if not (ended := re.search(r"exit code (-?\d+)", str(error))):
                 raise
             raise UserError(
-                f"--config.data.processes: a worker process was ended (exit code {ended[1]}), as "
-                "the system does for want of memory; the same command resumes, and fewer "
-                "processes need less"
+                f"data.processes: a worker process was ended (exit code {ended[1]}), as the "
+                "system does for want of memory; with more of it the same command resumes"
             ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

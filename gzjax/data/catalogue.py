@@ -50,7 +50,7 @@ class Catalogue(NamedTuple):
 
 def check_name(name: str) -> str:
     """Why a GalaxyID or a path cannot be written into tables; an empty string if it can."""
-    # Bytes that are no UTF-8 come as surrogates (Cs).
+    # Bytes that are not UTF-8 come as surrogates (Cs).
     if name.isprintable() or not any(unicodedata.category(part) in ("Cc", "Cs") for part in name):
         return ""
     return f"{name!a}: expected a name in UTF-8, without control characters"
@@ -139,6 +139,11 @@ def read_catalogue(
         embedded = found.embedded
         files, missing = by_galaxy(ids, embedded.names, root), []
     else:
+        if found.files is not None and not any(folder.is_dir() for folder in folders):
+            raise UserError(
+                f"{paths[0]}: expected the images that its column of files names, or {folders[0]}; "
+                f"found neither, such as {next(filter(None, found.files), 'an empty cell')}"
+            )
         advice = cutouts_advice(column_names(paths[0]))
         if advice and found.files is None and not any(folder.is_dir() for folder in folders):
             raise UserError(

@@ -85,10 +85,17 @@ class Data(NamedTuple):
         return crowd.observed(self.votes[rows], self.tree)
 
     def with_fewer(self, galaxies: int, seed: int) -> "Data":
-        """The same, with at most so many galaxies to train on; fewer are among more."""
-        rows = self.splits["train"]
-        kept = np.random.default_rng(seed).permutation(len(rows))[:galaxies]
-        return self._replace(splits=self.splits | {"train": rows[np.sort(kept)]})
+        """The same, with at most so many galaxies of each scored catalogue to train on.
+
+        Fewer are among more; of catalogues that are not scored all stay.
+        """
+        kept = []
+        for member in self.members or (Member("", 0, len(self.ids)),):
+            rows = self.splits["train"]
+            rows = rows[(rows >= member.first) & (rows < member.stop)]
+            order = np.random.default_rng(seed).permutation(len(rows))
+            kept.append(rows[np.sort(order[:galaxies])] if member.scored else rows)
+        return self._replace(splits=self.splits | {"train": np.concatenate(kept)})
 
     def left_out_with(self, faults: Mapping[int, str]) -> pd.DataFrame:
         """`left_out`, and below it images that turned out unreadable, {row: reason}."""
@@ -207,6 +214,9 @@ def from_sky(
 def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split | None) -> Data:
     """Galaxies of a pack, which are those that it was made from; see `packs.read`.
 
+    What a pack of several catalogues holds out may be more than when it was made: as of folders,
+    copies of these galaxies in catalogues that are trained on only are dropped and listed.
+
     Raises:
       UserError: no whole pack, of another tree or framing, or too few galaxies to be split.
     """
@@ -214,7 +224,11 @@ def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split | None) 
     members = tuple(Member(*member) for member in pack.members)
     unscored = [row for m in members if not m.scored for row in range(m.first, m.stop)]
     splits = _split(pack.ids, split, str(root), np.array(unscored, int))
-    return Data(**pack._asdict() | {"members": members}, splits=splits, tree=tree, framing=framing)
+    data = Data(**pack._asdict() | {"members": members}, splits=splits, tree=tree, framing=framing)
+    held_out = {data.ids[row] for name in ("validation", "test") for row in splits[name]}
+    if not any(data.ids[row] in held_out for row in unscored):
+        return data
+    return together([(data, Member("", 0, len(data.ids)))], tree)
 
 
 def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
@@ -230,7 +244,7 @@ def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
       UserError: a catalogue of a tree that is not in the union.
     """
     held_out = {
-        data.ids[row]: member.name
+        data.ids[row]: member.name or "the pack"
         for data, member in catalogues
         for split in ("validation", "test")
         for row in data.splits[split]
@@ -240,9 +254,15 @@ def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
     splits: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
     first = 0
     for data, member in catalogues:
-        dropped = (
-            [] if member.scored else [n for n, name in enumerate(data.ids) if name in held_out]
-        )
+        # A pack may be of several itself.
+        parts = data.members or (Member("", 0, len(data.ids)),)
+        dropped = [
+            row
+            for part in parts
+            if not (member.scored and part.scored)
+            for row in range(part.first, part.stop)
+            if data.ids[row] in held_out
+        ]
         left_out.append(
             data.left_out_with({n: f"held out of {held_out[data.ids[n]]}" for n in dropped})
         )
@@ -254,8 +274,7 @@ def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
         votes.append(placed)
         ids += [data.ids[row] for row in kept]
         images.append((data.images, kept))
-        # A pack may be of several itself.
-        for own in data.members or (Member("", 0, len(data.ids)),):
+        for own in parts:
             start, stop = np.searchsorted(kept, [own.first, own.stop])
             name = "/".join(filter(None, (member.name, own.name)))
             weight, scored = member.weight * own.weight, member.scored and own.scored
@@ -266,6 +285,7 @@ def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
         images=JoinedImages(images),
         votes=np.concatenate(votes),
         splits={split: np.concatenate(rows) for split, rows in splits.items()},
+        label=" and ".join(dict.fromkeys(data.label for data, _ in catalogues)),
         left_out=pd.concat(left_out, ignore_index=True),
         tree=tree,
         about="; ".join(data.about for data, _ in catalogues if data.about),

@@ -107,7 +107,7 @@ def _find_bands(hdus: Any, hdu: str, wanted: str) -> list[Band]:
         bands = bands[:1]
     if wanted == "auto" and len(bands) == 3:
         bands = bands[::-1]
-    elif len(bands) > 1:
+    elif len(bands) > 1 or "," in wanted:
         chosen = [] if wanted == "auto" else wanted.upper().split(",")
         numbers = [names.index(each) if each in names else each for each in chosen]
         found = [int(n) for n in numbers if str(n).isdecimal() and int(n) < len(bands)]

@@ -130,7 +130,7 @@ def fault_text(error: Exception) -> str:
 
 
 def refuse_pipe(file: Encoded) -> None:
-    """Raises Unusable for what is no file but would be waited for, such as a named pipe."""
+    """Raises Unusable for what is not a file but would be waited for, such as a named pipe."""
     if isinstance(file, str) and "://" not in file:
         mode = os.stat(path_of(file)).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

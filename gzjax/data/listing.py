@@ -151,6 +151,7 @@ def list_images(what: Any) -> Listing:
 def _of_path(name: str) -> Listing:
     if remote.is_remote(name):
         return _of_url(name)
+    name = os.path.expanduser(name)
     path = Path(name)
     if packs.is_pack(path):
         return Listing(list(packs.read_ids(path)), [], path)
@@ -166,7 +167,7 @@ def _of_path(name: str) -> Listing:
         raise UserError(f"{name}: no image in this folder; expected files such as 100008.jpg")
     if path.suffix == ".parquet" and path.is_file() and holds_images(path):
         return _of_shards([name])
-    if name.lower().endswith(TABLES) and not glob.has_magic(name):
+    if name.lower().endswith(TABLES) and (path.is_file() or not glob.has_magic(name)):
         return Listing(*_kept(file_tables.of_file(path, name, path.parent), name))
     if os.path.isfile(path_of(name)):
         found = [name]

@@ -63,7 +63,7 @@ def strings(values: Sequence[str], where: object) -> pa.Array:
     """The same as an Arrow array.
 
     Raises:
-      UserError: bytes that are no UTF-8.
+      UserError: bytes that are not UTF-8.
     """
     try:
         return pa.array(values, pa.string())

@@ -230,7 +230,7 @@ def _plain(table: pa.Table) -> pd.DataFrame:
     """A DataFrame of an Arrow table; dictionaries are written out.
 
     Raises:
-      ArrowInvalid: text that is no UTF-8.
+      ArrowInvalid: text that is not UTF-8.
     """
     table.validate(full=True)
     for place, field in enumerate(table.schema):

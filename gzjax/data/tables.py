@@ -66,8 +66,8 @@ def read(
 
     Raises:
       UserError: no such file, no votes of this tree, a galaxy without a name or twice, something
-        that is no number of votes or no fraction, or more than `MOST_LEFT_OUT` of the rows break
-        the tree's gates.
+        that is neither a number of votes nor a fraction, or more than `MOST_LEFT_OUT` of the rows
+        break the tree's gates.
     """
     listed = [tables] if isinstance(tables, str | os.PathLike) else tables
     paths = [Path(each) for each in listed]

@@ -25,7 +25,8 @@ class NetworkSettings(Settings):
     name: one of `NAMES`.
     image_size: pixels a side of what the network sees.
     dtype: of the computation; parameters are always float32.
-    stochastic_depth: probability that training skips the last block; lower for earlier ones.
+    stochastic_depth: how often training skips a block, which rises from 0 at the first towards this
+      at the last.
     weights: where to start from: `imagenet`, a repository on the Hugging Face hub, a file of
       weights, or the folder of another run; empty: at random. See `pretrained.read`.
     weights_overlap: whether a run that `weights` names may have learnt from galaxies of this run's

@@ -59,11 +59,10 @@ class Convolution(nn.Module):
         padding = convolution.padding_of(
             images.shape[1:3], self.kernel, self.stride, self.details.padding
         )
+        method = self.details.depthwise
         if self.depthwise:
-            method = self.details.depthwise
             images = convolution.depthwise(images, kernel, self.stride, padding, method)
         else:
-            method = self.details.depthwise
             images = convolution.dense(images, kernel, self.stride, padding, method)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.outputs,))

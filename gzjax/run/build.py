@@ -83,7 +83,8 @@ def build_run(
     placement = place(options, training=True)
     if saved:
         check_same_run(saved, config, tree, workdir)
-        origin = Origin(Conventions.from_json(saved["conventions"]), lambda drawn: drawn)
+        conventions = Conventions.from_json(saved["conventions"])
+        origin = Origin(conventions, lambda drawn: drawn, unsplit=saved.get("unsplit", False))
     else:
         with named("--config.model.weights: "):
             origin = find_origin(options, tree)
@@ -110,7 +111,9 @@ def build_run(
             "conventions": origin.conventions._asdict(),
             "data": data.fingerprint,
             "held_out": data.held_out,
-            "unsplit": not all(member.scored for member in data.members),
+            # What it began from counts, too, so that no chain of runs forgets it.
+            "unsplit": origin.unsplit or not all(member.scored for member in data.members),
+            "label": data.label,
             "processes": jax.process_count(),
         },
         on_device=options.data.on_device,
@@ -212,7 +215,7 @@ def options_of(
         config.update_from_flattened_dict(overrides or {})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"--config: {one_line(error)}") from None
-    configs.check_same_run(about["config"], config, workdir)
+    configs.check_same_run(about["config"], config, workdir, resumes=False)
     return configs.typed(config)
 
 
@@ -319,6 +322,9 @@ def build_training(options: Options, network: Network, training_galaxies: int) -
     with named("--config."):
         steps_per_epoch = batches.batches_per_epoch(training_galaxies, run.batch_size)
     with named("--config.optim."):
+        if options.optim.freeze >= network.depths:
+            expected = f"less than the {network.depths} depths of {options.model.name}"
+            options.optim.fail("freeze", expected, str(options.optim.freeze))
         learning_rate, optimiser = optim.make(
             options.optim,
             epochs=run.epochs,

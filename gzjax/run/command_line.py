@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> list[str]:
       arguments: the command and what follows it.
 
     Returns:
-      What of them is no flag, the command first.
+      Those that are not flags, the command first.
     """
     with _faults_in_one_line():
         rest = flags.FLAGS([arguments[0], *resolved(arguments[1:])])

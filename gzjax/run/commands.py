@@ -246,7 +246,7 @@ def run_anomalies(call: Call) -> None:
 def run_explore(call: Call) -> None:
     """Writes a page to look through predictions."""
     given = call.flags
-    workdir = call.workdir("run, of whose tree they are")
+    workdir = call.workdir("run, whose tree the predictions have")
     known = workdir if given["workdir"].value else None
     own, framing = describe_run(given.config, command_line.overrides(), known)
     explore.write(

@@ -331,13 +331,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], workdir: str | Path) -> None:
-    """Checks that a config may resume what another one began.
+def check_same_run(
+    before: Mapping[str, Any], now: Mapping[str, Any], workdir: str | Path, *, resumes: bool = True
+) -> None:
+    """Checks that a config may resume what another one began, or use its model.
 
     Raises:
       UserError: they differ in more than what may change; lists the options.
     """
     changed = differences(with_defaults(before), now)
+    if not resumes:  # only the place among shuffled galaxies depends on the worker processes
+        changed.pop("data.processes", None)
     if changed:
         listed = ", ".join(
             f"{option} was {old!r}, now {new!r}" for option, (old, new) in changed.items()

@@ -211,11 +211,15 @@ def predict_all(
         predict_split(model, galaxies, split, views, model.weights)
         for model, galaxies in zip(models, data, strict=True)
     ]
-    for model, result in zip(models, results, strict=True):
-        if not np.array_equal(result["row"], results[0]["row"]):
+    names = [
+        [galaxies.ids[row] for row in result["row"]]
+        for galaxies, result in zip(data, results, strict=True)
+    ]
+    for model, its in zip(models, names, strict=True):
+        if its != names[0]:
             raise UserError(
-                f"{model.name} and {models[0].name} have other galaxies in {split}; expected "
-                "runs of the same data.training_galaxies"
+                f"{model.name} and {models[0].name} have other galaxies in {split}; expected the "
+                "same, and that the same ones can be read"
             )
     return results[0]["row"], results
 
@@ -253,8 +257,8 @@ def predict_split(
 
     placed = devices.on_devices(iter(read), model.placement, data.canvases)
     results = list(stream(predicted, placed))
-    # One broken image in a small split is bad luck.
-    if len(faults) > max(1, catalogue.MOST_LEFT_OUT * len(source)):
+    # One broken image in a small split is bad luck. Each process reads its share of them.
+    if len(faults) > max(1, catalogue.MOST_LEFT_OUT * len(source) / jax.process_count()):
         raise UserError(
             f"{len(faults)} of {len(source)} {split} galaxies cannot be read, the last because "
             f"{faults[-1]}; fix that, and the same command resumes"

@@ -63,7 +63,7 @@ def export(
     if remote.is_remote(output):
         raise UserError(f"--output {output}: expected a folder of this machine")
     with exported.at_hand(workdir) as folder:
-        _export(folder, Path(output), overrides, views, report)
+        _export(folder, Path(output).expanduser(), overrides, views, report)
 
 
 def _export(
@@ -235,7 +235,7 @@ def card(model: Model, views: int, evaluations: list[dict[str, Any]], with_onnx:
         views=views,
         config=config,
         evaluations=evaluations,
-        synthetic=config["data"]["kind"] == "sky",
+        synthetic="synthetic" in model.about["label"],
         with_onnx=with_onnx,
         version=__version__,
         input=INPUT,

@@ -63,6 +63,7 @@ def build_data(
     listed = settings.listed()
     read = []
     for position, each in enumerate(listed):
+        root = Path(each.root).expanduser()
         several = common | {"split": split if each.scored else None}
         # A pack of several catalogues is of their union.
         several["tree"] = tree if len(listed) == 1 else trees.load(each.tree)
@@ -71,10 +72,10 @@ def build_data(
             if remote.is_remote(each.root):
                 raise UserError(f"expected a folder of this machine, found {each.root}")
             if each.kind == "pack":
-                data = dataset.from_pack(Path(each.root), **several)
+                data = dataset.from_pack(root, **several)
             else:
                 data = dataset.from_folder(
-                    Path(each.root),
+                    root,
                     table=each.table,
                     images=each.images,
                     kind=each.votes,
@@ -108,8 +109,9 @@ def distinct_names(folders: Sequence[str]) -> list[str]:
     for length in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-length:]) for parts in paths]
         if len(set(names)) == len(names):
-            break
-    return names
+            return names
+    # The same folder twice, as of two tables in it.
+    return [f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 
 def _with_fewer(data: Data, settings: DataSettings) -> Data:

@@ -179,8 +179,8 @@ class Careful:
                     self.batches.set_state(before)
                 raise UserError(
                     f"{self.of_epoch} training galaxies could not be read in this epoch, the last "
-                    f"because {reasons[-1]}. Training stopped and was saved; fix that, and the "
-                    "same command resumes"
+                    f"because {reasons[-1]}. Training stopped; fix that, and the same command "
+                    "resumes"
                 )
             self.lost(batch["row"][gone], reasons)
         return batch

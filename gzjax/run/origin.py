@@ -1,5 +1,6 @@
 """Where a run's weights come from: drawn at random, published, or another run's."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +23,14 @@ class Origin(NamedTuple):
     begin: the weights that the run starts from, given ones drawn at random.
     held_out: of a run that was also trained on catalogues that are not split, what it held out;
       see `Data.held_out`. None too where its galaxies are said to be others.
+    unsplit: whether those weights, or what they began from, have learnt from such catalogues, or
+      from galaxies that are said to be others.
     """
 
     conventions: Conventions
     begin: Callable[[Weights], Weights]
     held_out: str | None = None
+    unsplit: bool = False
 
 
 def find_origin(options: Options, tree: Tree) -> Origin:
@@ -39,7 +43,7 @@ def find_origin(options: Options, tree: Tree) -> Origin:
       UserError: there are none, they are not of this network, or they have learnt from galaxies
         that this run holds out.
     """
-    name, weights = options.model.name, options.model.weights
+    name, weights = options.model.name, os.path.expanduser(options.model.weights)
     if not weights:
         return Origin(Conventions(), lambda drawn: drawn)
     if Path(weights).is_dir() or remote.is_remote(weights):
@@ -51,10 +55,12 @@ def find_origin(options: Options, tree: Tree) -> Origin:
         if overlap:
             check_held_out(options.data, theirs["data"], weights)
         same_tree = Tree.from_dict(best.about["tree"]) == tree
+        unsplit = best.about.get("unsplit", False)
         return Origin(
             Conventions.from_json(best.about["conventions"]),
             lambda drawn: pretrained.take_over(best.average, drawn, same_tree),
-            best.about["held_out"] if overlap and best.about.get("unsplit") else None,
+            held_out=best.about["held_out"] if overlap and unsplit else None,
+            unsplit=unsplit or not overlap,
         )
     published = pretrained.read(weights, name, options.model.conventions)
     return Origin(

@@ -120,7 +120,8 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Checks that predictions can be written there, before any long work.
 
     Raises:
-      UserError: another suffix, no such folder, or something already that is no unfinished dataset.
+      UserError: another suffix, no such folder, or something there that is not an unfinished
+        dataset.
     """
     if output.suffix not in suffixes:
         named = " or ".join(suffix for suffix in suffixes if suffix)

@@ -36,7 +36,7 @@ def show(
     A sky that was never drawn is drawn, and kept in the cache, as for training.
 
     Raises:
-      UserError: whatever `train.train` would say before its first step.
+      UserError: whatever `train.train` would say before it reads images or compiles a step.
     """
     saved = Checkpoints.peek(workdir / "checkpoints")
     run = build.build_run(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,7 @@ def train(
       UserError: a fault in the options or the data, or a workdir of another run.
     """
     config = recipe(config) if isinstance(config, str) else config
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser() if isinstance(workdir, str) else workdir
     report.say(f"gzjax: {devices.describe_devices()}; workdir {workdir}")
     folder = workdir / "checkpoints"
     saved = Checkpoints.peek(folder)
@@ -145,7 +146,8 @@ class Journey:
 
         careful = loop.Careful(
             self.batches,
-            catalogue.MOST_LEFT_OUT * len(data.splits["train"]),
+            # Each process reads its share of them.
+            catalogue.MOST_LEFT_OUT * len(data.splits["train"]) / jax.process_count(),
             training.steps_per_epoch,
             taken=newest or 0,
             lost=self.lost,
@@ -260,8 +262,16 @@ class Journey:
 
     def lost(self, rows: np.ndarray, reasons: list[str]) -> None:
         """Lists galaxies that turned out unreadable."""
-        self.report.say(f"skipped {len(rows)} unreadable galaxies, the last because {reasons[-1]}")
-        if self.recorder is not None:
+        if self.run.data.canvases is not None:
+            return  # these were listed when all images were read
+        said = f"skipped {len(rows)} unreadable galaxies, the last because {reasons[-1]}"
+        self.report.say(said)
+        if self.recorder is None:  # another process than the first, whose report is silent
+            names = ", ".join(self.run.data.ids[row] for row in rows)
+            logging.getLogger(__name__).warning(
+                "process %d %s: %s", jax.process_index(), said, names
+            )
+        else:
             unreadable = dict(zip(rows.tolist(), reasons, strict=True))
             recorder.left_out(self.workdir, self.run.data.left_out_with(unreadable))
 

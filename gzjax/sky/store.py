@@ -122,7 +122,7 @@ def load_sky(
     """The first galaxies of a sky, from the cache; drawn and cached if they are not there yet.
 
     Their votes are whole numbers: how many of `crowd.VOLUNTEERS` gave each answer.
-    Without a `cache`, a folder, such as for a user without a home, it is drawn each time.
+    Without a `cache`, a folder, it is drawn each time.
     `progress` is called with (galaxies drawn, galaxies) while drawing; for the rest see `Sky`.
 
     Raises:
