@@ -245,6 +245,32 @@ def test_a_process_is_looked_at(tmp_path, monkeypatch):
     assert long.look_at(ended.pid, tmp_path) is None
 
 
+def test_a_long_run_is_judged_by_its_second_half_before_the_test_at_its_end():
+    def looks(**changes):
+        steps = np.arange(10, 2010, 10)
+        made = []
+        for step in steps:
+            memory = 500 + (step < 900) * step + 300 * (step % 70 == 0) + 900 * (step == 2000)
+            found = {"megabytes": memory, "handles": 17, "checkpoints": 3}
+            found |= {name: change(step) for name, change in changes.items()}
+            sizes = {"checkpoint_megabytes": 19.0, "tensorboard_megabytes": 6.5}
+            made.append(long.Look(step=step, **found, **sizes))
+        return made
+
+    said = "2000 steps: 500 MB of memory after half of them, 500 at the end, at most 800; 17 open"
+    assert long.judge(looks()).startswith(said)
+    for changes, message in (
+        ({"megabytes": lambda step: 500 + step / 20}, "memory grew in the second half, from 556"),
+        ({"handles": lambda step: step // 100}, "open files grew from 10 to 19"),
+        ({"checkpoints": lambda step: 3 + 6 * (step == 1500)}, "9 checkpoints were kept"),
+    ):
+        with pytest.raises(Broken, match=message):
+            long.judge(looks(**changes))
+    assert long.judge(looks(megabytes=lambda step: 500 + step / 100))
+    with pytest.raises(Broken, match="looked only 7 times"):
+        long.judge(looks()[-8:])
+
+
 def test_the_campaign_says_what_was_kept_broken_and_skipped(tmp_path, monkeypatch, capsys):
     def kept(lab):
         """All is well."""
