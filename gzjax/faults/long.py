@@ -11,8 +11,8 @@ import numpy as np
 
 from gzjax.faults.lab import Broken, Lab
 
-# The memory of a process may grow by so much in the second half of a long run. It is not 0, since
-# tensorstore leaves four Python objects behind for each array of a checkpoint (docs/reliability.md).
+# The memory of a process may grow by so much in the second half of a long run: tensorstore leaves
+# four Python objects behind for each array of a checkpoint (docs/reliability.md).
 MOST_GROWTH = 0.05
 
 
