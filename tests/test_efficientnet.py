@@ -463,7 +463,8 @@ def test_frozen_depths_normalise_as_in_evaluation():
 
 
 def test_settings_begin_as_documented():
-    assert NetworkSettings() == NetworkSettings("efficientnet-b0", 128, "float32", 0.2, "", "auto")
+    expected = NetworkSettings("efficientnet-b0", 128, "float32", 0.2, "", True, "auto", 1)
+    assert NetworkSettings() == expected
     assert list(models.NAMES) == [*PUBLISHED_SIZES, TINY]
 
 
