@@ -167,6 +167,9 @@ def test_weights_that_saw_an_extra_catalogue_may_have_seen_what_is_held_out_here
         gzjax.train(tiny.config(extra, **third), tmp_path / "leak")
     alone = {"model__weights": str(tmp_path / "alone"), "epochs": 1}
     gzjax.train(tiny.config(extra, **alone), tmp_path / "other")
+    assert not exported.open_best(tmp_path / "other").about["unsplit"]
+    gzjax.train(tiny.config(extra, **alone, model__weights_overlap=False), tmp_path / "said")
+    assert exported.open_best(tmp_path / "said").about["unsplit"]
 
 
 def test_an_extra_catalogue_of_more_weight_makes_another_run(world, tmp_path):
