@@ -142,7 +142,12 @@ BAD = Done(1, "", "Traceback (most recent call last):\nValueError")
 
 
 def test_a_kind_notices_a_run_that_does_not_resume_or_is_another(tmp_path):
-    assert "killed 3 times" in training.killed(Scripted(tmp_path, *[KILLED] * 3, GOOD))
+    said = training.killed(Scripted(tmp_path, *[KILLED] * 3, GOOD))
+    assert said.startswith("killed 3 times in 1 ")
+    # One that is through before it was killed often enough is judged, and another begun.
+    two = Scripted(tmp_path, KILLED, GOOD, GOOD, KILLED, KILLED, GOOD)
+    assert training.killed(two).startswith("killed 3 times in 2 ")
+    assert not two.ends
     with pytest.raises(Broken, match="did not resume"):
         training.killed(Scripted(tmp_path, *[KILLED] * 3, LINE))
     with pytest.raises(Broken, match="other weights"):
