@@ -160,12 +160,16 @@ def make(
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """The learning rate at each update, and the transformation that follows it.
 
-    A UserError says so where batches to accumulate are more than steps: there would be no update.
+    A UserError says so where nothing would be learnt: batches to accumulate are more than steps, or
+    every depth is frozen.
     """
     steps = round(epochs * steps_per_epoch)
     if settings.accumulate > steps:
         expected = f"at most the {steps} steps of the training"
         settings.fail("accumulate", expected, str(settings.accumulate))
+    if settings.freeze >= depths:
+        expected = f"less than the {depths} depths of the network"
+        settings.fail("freeze", expected, str(settings.freeze))
 
     def updates(epochs: float) -> int:
         return round(epochs * steps_per_epoch / settings.accumulate)

@@ -139,13 +139,14 @@ def read_catalogue(
         embedded = found.embedded
         files, missing = by_galaxy(ids, embedded.names, root), []
     else:
-        if found.files is not None and not any(folder.is_dir() for folder in folders):
+        nowhere = not any(folder.is_dir() for folder in folders)
+        if nowhere and found.files is not None:
             raise UserError(
                 f"{paths[0]}: expected the images that its column of files names, or {folders[0]}; "
                 f"found neither, such as {next(filter(None, found.files), 'an empty cell')}"
             )
         advice = cutouts_advice(column_names(paths[0]))
-        if advice and found.files is None and not any(folder.is_dir() for folder in folders):
+        if nowhere and advice:
             raise UserError(
                 f"{paths[0]}: expected images, as a column of files or in {folders[0]}, found "
                 f"neither{advice}"

@@ -225,8 +225,7 @@ def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split | None) 
     unscored = [row for m in members if not m.scored for row in range(m.first, m.stop)]
     splits = _split(pack.ids, split, str(root), np.array(unscored, int))
     data = Data(**pack._asdict() | {"members": members}, splits=splits, tree=tree, framing=framing)
-    held_out = {data.ids[row] for name in ("validation", "test") for row in splits[name]}
-    if not any(data.ids[row] in held_out for row in unscored):
+    if split is None or not unscored:
         return data
     return together([(data, Member("", 0, len(data.ids)))], tree)
 

@@ -322,9 +322,6 @@ def build_training(options: Options, network: Network, training_galaxies: int) -
     with named("--config."):
         steps_per_epoch = batches.batches_per_epoch(training_galaxies, run.batch_size)
     with named("--config.optim."):
-        if options.optim.freeze >= network.depths:
-            expected = f"less than the {network.depths} depths of {options.model.name}"
-            options.optim.fail("freeze", expected, str(options.optim.freeze))
         learning_rate, optimiser = optim.make(
             options.optim,
             epochs=run.epochs,

@@ -235,7 +235,8 @@ def card(model: Model, views: int, evaluations: list[dict[str, Any]], with_onnx:
         views=views,
         config=config,
         evaluations=evaluations,
-        synthetic="synthetic" in model.about["label"],
+        # Of runs before the label was recorded the kind says it.
+        synthetic="sky" in model.about.get("label", config["data"]["kind"]),
         with_onnx=with_onnx,
         version=__version__,
         input=INPUT,

@@ -59,7 +59,7 @@ def train(
       UserError: a fault in the options or the data, or a workdir of another run.
     """
     config = recipe(config) if isinstance(config, str) else config
-    workdir = Path(workdir).expanduser() if isinstance(workdir, str) else workdir
+    workdir = Path(workdir).expanduser()
     report.say(f"gzjax: {devices.describe_devices()}; workdir {workdir}")
     folder = workdir / "checkpoints"
     saved = Checkpoints.peek(folder)
