@@ -108,7 +108,8 @@ class Scripted(Lab):
     def undisturbed(self):
         return {}
 
-    def check_same(self, workdir):
+    def check_same(self, workdir, expected=None):
+        self.compared = workdir, expected
         if not self.same:
             raise Broken("other weights")
 
@@ -142,21 +143,27 @@ BAD = Done(1, "", "Traceback (most recent call last):\nValueError")
 
 
 def test_a_kind_notices_a_run_that_does_not_resume_or_is_another(tmp_path):
-    said = training.killed(Scripted(tmp_path, *[KILLED] * 3, GOOD))
-    assert said.startswith("killed 3 times in 1 ")
+    lab = Scripted(tmp_path, GOOD, *[KILLED] * 3, GOOD)
+    assert training.killed(lab).startswith("killed 3 times in 1 ")
+    # It is compared with one that nothing killed and that was as long.
+    assert lab.compared == (tmp_path / "killed/run", tmp_path / "whole/run")
+    assert [command[-1] for command in lab.commands] == [tmp_path / "whole/run"] + [
+        lab.compared[0]
+    ] * 4
+    assert len({command[:-1] for command in lab.commands}) == 1
     # One that is through before it was killed often enough is judged, and another begun.
-    two = Scripted(tmp_path, KILLED, GOOD, GOOD, KILLED, KILLED, GOOD)
+    two = Scripted(tmp_path, GOOD, KILLED, GOOD, GOOD, KILLED, KILLED, GOOD)
     assert training.killed(two).startswith("killed 3 times in 2 ")
     assert not two.ends
     with pytest.raises(Broken, match="did not resume"):
-        training.killed(Scripted(tmp_path, *[KILLED] * 3, LINE))
+        training.killed(Scripted(tmp_path, GOOD, *[KILLED] * 3, LINE))
     with pytest.raises(Broken, match="other weights"):
-        training.killed(Scripted(tmp_path, *[KILLED] * 3, GOOD, same=False))
+        training.killed(Scripted(tmp_path, GOOD, *[KILLED] * 3, GOOD, same=False))
     assert "saved 3 times" in training.stopped(Scripted(tmp_path, *[STOPPED] * 3, GOOD))
     with pytest.raises(Broken, match="status 1 after signal 15"):
         training.stopped(Scripted(tmp_path, BAD))
     with pytest.raises(Broken, match="a traceback after signal 9"):
-        training.killed(Scripted(tmp_path, KILLED._replace(err="Traceback")))
+        training.killed(Scripted(tmp_path, GOOD, KILLED._replace(err="Traceback")))
 
 
 def test_renames_and_the_clock_are_hooks_of_the_process_and_judged(tmp_path):

@@ -142,9 +142,9 @@ class Lab:
             self._facts = facts(workdir)
         return self._facts
 
-    def check_same(self, workdir: Path) -> None:
-        """Raises Broken if a run did not end as the undisturbed one."""
-        compare(facts(workdir), self.undisturbed())
+    def check_same(self, workdir: Path, expected: Path | None = None) -> None:
+        """Raises Broken if a run did not end as another; None: as the undisturbed one."""
+        compare(facts(workdir), facts(expected) if expected else self.undisturbed())
 
 
 def facts(workdir: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,16 +35,17 @@ class Skipped(Exception):
     """Why a kind of fault cannot be tried on this machine."""
 
 
-def signalled(lab: Lab, workdir: Path, number: int, allowed: tuple[int, ...]) -> Done:
+def signalled(lab: Lab, options: Sequence[str], workdir: Path, number: int) -> Done:
     """Starts a training and signals it at a random moment, to its workers, too."""
     lab.undisturbed()
-    process = lab.start(*TRAINING, "--workdir", workdir)
+    process = lab.start(*options, "--workdir", workdir)
     try:
         process.wait(timeout=float(lab.random.uniform(0.1, 1.0)) * lab.seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, number)
     done = lab.finish(process)
-    if done.code not in allowed:
+    # Before the program listens, a signal ends it; nothing is there yet to be lost.
+    if done.code not in (0, -number):
         raise Broken(f"status {done.code} after signal {number}: {done.last}")
     if "Traceback" in done.err:
         raise Broken(f"a traceback after signal {number}: {done.err[-300:]}")
@@ -54,13 +55,16 @@ def signalled(lab: Lab, workdir: Path, number: int, allowed: tuple[int, ...]) ->
 def killed(lab: Lab) -> str:
     """SIGKILL at random moments, until a training is through; then of the next one."""
     most, times, trainings = 3 if lab.quick else 50, 0, 0
+    # An epoch for each kill: many fall into one training.
+    options, whole = (*TRAINING, f"--config.epochs={most}"), lab.place("whole") / "run"
+    lab.resume(*options, "--workdir", whole)
     while times < most:
         workdir = lab.place("killed") / "run"
         trainings += 1
-        while times < most and signalled(lab, workdir, signal.SIGKILL, (0, -signal.SIGKILL)).code:
+        while times < most and signalled(lab, options, workdir, signal.SIGKILL).code:
             times += 1
-        lab.resume(*TRAINING, "--workdir", workdir)
-        lab.check_same(workdir)
+        lab.resume(*options, "--workdir", workdir)
+        lab.check_same(workdir, whole)
     some = f"{trainings} training{'s' * (trainings != 1)}"
     return f"killed {times} times in {some}, each then the same run"
 
@@ -79,9 +83,7 @@ def interrupted(lab: Lab, workdir: Path) -> None:
 def stopped(lab: Lab) -> str:
     """SIGTERM at random moments of one training."""
     workdir, times = lab.place("stopped") / "run", 3 if lab.quick else 20
-    # Before the program listens, a signal ends it; nothing is there yet to be lost.
-    allowed = (0, -signal.SIGTERM)
-    found = [signalled(lab, workdir, signal.SIGTERM, allowed) for _ in range(times)]
+    found = [signalled(lab, TRAINING, workdir, signal.SIGTERM) for _ in range(times)]
     saved = sum("stopped as asked" in done.out for done in found)
     lab.resume(*TRAINING, "--workdir", workdir)
     lab.check_same(workdir)
