@@ -277,6 +277,9 @@ def test_colours_shift_along_the_components_and_stay_in_range():
         shifts = found[:, 0, 0] - 0.5
         np.testing.assert_allclose(found, 0.5 + shifts[:, None, None].repeat(2, 1).repeat(2, 2))
         components = np.asarray(augment.COLOUR_COMPONENTS)
+        # Principal components are orthogonal.
+        products = components @ components.T
+        np.testing.assert_allclose(products, np.diag(np.diag(products)), atol=2e-5)
         expected = 0.3**2 * components.T @ components
         np.testing.assert_allclose(np.cov(shifts.T), expected, atol=1e-4)
         np.testing.assert_allclose(shifts.mean(axis=0), 0, atol=2e-3)

@@ -1,4 +1,5 @@
 import functools
+import math
 import re
 
 import jax
@@ -87,6 +88,9 @@ def test_channels_are_rounded_to_eight_and_not_down_by_more_than_a_tenth():
     # Version 2 rounds down by as much as it takes.
     assert scaled(16, 1.2) == 24
     assert VARIANTS["efficientnetv2-b3"].scaled(16) == 16
+    # Every one of them makes images 32 times smaller, the first convolution twice.
+    for variant in VARIANTS.values():
+        assert math.prod(stage.stride for stage in variant.stages) == 16
 
 
 def test_the_blocks_of_version_2_by_hand():

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -145,17 +146,18 @@ def test_files_have_the_columns_of_the_notebook(world, model, tmp_path, suffix):
 
 
 def test_parts_with_other_columns_are_not_taken_over(world, model, tmp_path, monkeypatch):
-    def predicted(**wanted):
+    def predicted(readable=False, **wanted):
         predict.predict_to_file(
             [model], str(world / "images"), tmp_path / "p.csv", views=1, shares=np.ones(1),
-            readable=False, report=gzjax.Report(loud=False), wanted=Wanted(**wanted),
+            readable=readable, report=gzjax.Report(loud=False), wanted=Wanted(**wanted),
         )  # fmt: skip
 
     with monkeypatch.context() as patch:
         patch.setattr(in_parts, "join_parts", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             predicted(columns="survey")
-    for wanted in ({"columns": "both"}, {"columns": "survey", "volunteers": 5}):
+    others = {"columns": "both"}, {"columns": "survey", "volunteers": 5}
+    for wanted in (*others, {"columns": "survey", "readable": True}):
         with pytest.raises(UserError, match="was left by a prediction of other images or by"):
             predicted(**wanted)
     predicted(columns="survey")
@@ -219,6 +221,31 @@ def test_an_ensemble_is_a_mixture_of_its_members_views(world, model):
     np.testing.assert_allclose(both.shares, [0.25 / 3] * 3 + [0.25] * 3)
     ratio = both.concentrations[:, :3] / both.concentrations[:, 3:]
     np.testing.assert_allclose(ratio, 4.0 / model.temperature(3), rtol=1e-4)
+
+
+def test_coverage_of_an_ensemble_is_that_of_what_it_predicts(world, model, workdir, monkeypatch):
+    """By its shares, of as many views as are averaged, at each member's own temperature."""
+    data, rough = gzjax.load_data(workdir), jax.tree.map(lambda w: 1.5 * w, model.weights)
+    members = [model, model._replace(weights=rough, temperatures={3: 4.0}, name="other")]
+    shares, fitted = np.array([0.25, 0.75]), []
+
+    def fit(predicted, observed):
+        fitted.extend(predicted)
+        return shares
+
+    monkeypatch.setattr(evaluate.ensemble, "fit_weights", fit)
+    result = gzjax.evaluate(members, [data, data], "test", views=3, mixture="fitted")
+    _, chosen = evaluate.predict_all(members, [data, data], "validation", 3)
+    for found, expected in zip(fitted, chosen, strict=True):
+        np.testing.assert_array_equal(found, expected["fractions"])
+    rows, found = evaluate.predict_all(members, [data, data], "test", 3)
+    images = [data.images.place(row) for row in rows]
+    together = gzjax.run.predict.posterior(members, images, views=3, shares=shares)
+    believed = posterior.Posterior(together.concentrations, together.shares, model.tree)
+    expected = posterior.coverage(believed, data.votes[rows])
+    assert result["intervals"]["temperatures"] == [model.temperature(3), 4.0]
+    for level, share in expected["levels"].items():
+        assert result["intervals"]["tempered"]["levels"][level] == pytest.approx(share)
 
 
 def test_unknown_questions_train_and_are_scored_by_what_is_known(world, tmp_path):

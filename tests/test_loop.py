@@ -2,6 +2,7 @@ import signal
 import threading
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -137,6 +138,16 @@ def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not():
 def test_no_request_is_none():
     with loop.StopRequest() as request:
         assert not request.at(1)
+
+
+def test_several_processes_stop_where_jax_says(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sync = "reached_preemption_sync_point"
+    monkeypatch.setattr(loop.multihost_utils, sync, lambda step: step == 7)
+    before = signal.getsignal(signal.SIGTERM)
+    with loop.StopRequest() as request:
+        assert signal.getsignal(signal.SIGTERM) is before  # jax's own
+        assert [request.at(step) for step in (6, 7)] == [False, True]
 
 
 def test_other_threads_may_train():

@@ -1,7 +1,9 @@
 """A whole run in one process, in the tiny world: what every option does, and resuming."""
 
+import itertools
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -11,9 +13,9 @@ import pytest
 import tiny
 
 import gzjax
-from gzjax.data import catalogue, images, listing
+from gzjax.data import batches, catalogue, images, listing
 from gzjax.errors import UserError
-from gzjax.run import build, galaxies, loop, train
+from gzjax.run import build, evaluate, galaxies, loop, train
 from gzjax.run import config as configs
 
 
@@ -245,6 +247,11 @@ def test_training_learns(run):
 def test_the_average_is_scored_and_the_weights_beside_it(run):
     found = run()["scores"]["evaluate_test.json"]
     assert found["raw_rmse"] != found["rmse"]
+    # The checkpoints are judged by it, too.
+    validation, step = run()["scores"]["evaluate_validation.json"], run()["validation"]["step"]
+    judged = dict(zip(step, run()["validation"]["rmse"], strict=True))
+    assert validation["rmse"] == pytest.approx(judged[validation["step"]], rel=1e-6)
+    assert validation["raw_rmse"] != pytest.approx(validation["rmse"], rel=1e-6)
     plain = run(average__decay=0.0)
     assert "raw_rmse" not in plain["scores"]["evaluate_test.json"]
     weights = {name: value for name, value in plain["weights"].items() if "average" in name}
@@ -303,8 +310,15 @@ def test_a_stopped_run_resumes_bit_for_bit(run, world, tmp_path, monkeypatch, ca
         file.write(
             (tmp_path / "train.csv").read_text().splitlines()[-1].replace("3", "4", 1) + "\n"
         )
-    gzjax.train(config, tmp_path, report=gzjax.Report())
+    with monkeypatch.context() as patch:
+        ticks = itertools.count()
+        clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+        patch.setattr(train, "time", clock)
+        gzjax.train(config, tmp_path, report=gzjax.Report())
     assert "resuming from step 3 of" in capsys.readouterr().out
+    # Its first record is of one step, in the second since it resumed.
+    speed = pd.read_csv(tmp_path / "train.csv").set_index("step")["images_per_second"]
+    assert speed[4] == config.batch_size
     before = run()
     now = facts(tmp_path)
     assert {name: now[name] for name in ("train", "validation", "weights", "scores")} == {
@@ -329,6 +343,10 @@ def test_a_finished_run_stays_finished_and_may_be_continued(run, world, tmp_path
         ({"optim__weight_decay": 0.5}, "optim.weight_decay was 0.01, now 0.5"),
         ({"data__split_seed": 7}, "data.split_seed was 0, now 7"),
         ({"views__zoom": 1.3}, "views.zoom was 1.2, now 1.3"),
+        # The place among the galaxies counts batches, and is that of each worker process.
+        ({"batch_size": 16}, "batch_size was 8, now 16"),
+        ({"data__processes": 1}, "data.processes was 0, now 1"),
+        ({"fits__low": 2.0}, "fits.low was 1.0, now 2.0"),
     ],
 )
 def test_a_workdir_refuses_another_run(run, world, options, expected):
@@ -411,15 +429,48 @@ def test_an_outage_stops_training_and_loses_nothing(run, world, tmp_path, monkey
     assert facts(tmp_path)["weights"] == run()["weights"]
 
 
-def test_an_outage_in_an_evaluation_is_said_in_one_line(run, monkeypatch):
+def test_an_outage_in_an_evaluation_is_said_in_one_line_and_one_image_is_left_out(run, monkeypatch):
     model, data = gzjax.load(run()["workdir"]), gzjax.load_data(run()["workdir"])
+    before, read = evaluate.predict_split(model, data, "test", 1, model.weights), images.read_image
+    ids = [data.ids[row] for row in before["row"]]
 
-    def failing(file, framing):
-        raise OSError(5, "Input/output error", str(file))
+    def unreadable(*broken):
+        def failing(file, framing):
+            if any(name in str(file) for name in broken):
+                raise OSError(5, "Input/output error", str(file))
+            return read(file, framing)
 
-    monkeypatch.setattr(images, "read_image", failing)
-    with pytest.raises(UserError, match=r"of [0-9]+ test galaxies cannot be read, the last bec"):
+        monkeypatch.setattr(images, "read_image", failing)
+
+    unreadable(ids[1])
+    found = evaluate.predict_split(model, data, "test", 1, model.weights)
+    assert found["row"].tolist() == np.delete(before["row"], 1).tolist()
+    np.testing.assert_array_equal(found["fractions"], np.delete(before["fractions"], 1, 0))
+    unreadable(*ids[1:3])
+    with pytest.raises(UserError, match=r"2 of [0-9]+ test galaxies cannot be read, the last bec"):
         gzjax.evaluate(model, data)
+
+
+def test_each_process_reads_its_own_share(run, world, tmp_path, monkeypatch):
+    model, data = gzjax.load(run()["workdir"]), gzjax.load_data(run()["workdir"])
+    report, shares = gzjax.Report(), []
+    training = build.build_run(
+        tiny.config(world), tmp_path, None, cache=None, check_images=False, report=report
+    )
+
+    def read(*_, shard, shards, **others):
+        shares.append((shard, shards))
+        raise UserError("enough")
+
+    for name in ("training_batches", "ordered_batches"):
+        monkeypatch.setattr(batches, name, read)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(UserError, match="enough"):
+        evaluate.predict_split(model, data, "test", 1, model.weights)
+    with pytest.raises(UserError, match="enough"):
+        train.Journey(training, tmp_path, None, 0, report).train(None)
+    assert shares == [(1, 3)] * 2
 
 
 def test_galaxies_lost_on_the_way_are_listed(world, tmp_path, monkeypatch):

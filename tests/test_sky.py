@@ -751,10 +751,16 @@ def test_stretch_against_its_formula():
     assert camera.stretch(-jnp.asarray(light_, jnp.float32)).max() == 0
 
 
-@pytest.mark.parametrize(("size", "field"), [(16, 1.0), (51, 0.4), (424, 1.0)])
-def test_any_size(size, field):
+@pytest.mark.parametrize(
+    ("size", "field", "fine"),
+    [(16, 1.0, 128), (51, 0.4, 153), (100, 1.0, 200), (128, 1.0, 128), (424, 1.0, 424)],
+)
+def test_any_size(size, field, fine, monkeypatch):
+    drawn, centres = [], camera._centres
+    monkeypatch.setattr(camera, "_centres", lambda *grid: drawn.append(grid) or centres(*grid))
     image = jax.eval_shape(lambda one: camera.render(one, size, field), galaxy())
     assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
+    assert drawn[0] == (fine, field)  # at least 128 points a side, whole ones for each pixel
 
 
 # --- pictures ---

@@ -159,7 +159,7 @@ def test_a_step_averages_statistics_too_and_without_averaging_follows_at_once(on
 
 @pytest.fixture(scope="module")
 def plain(gz2):
-    """A state, and a step of a network with one layer, with rate 1 and no momentum."""
+    """A state, and a step of a network with one layer: rate 0.5, weight decay, no momentum."""
 
     def apply(params, batch_stats, images, *, train, key=None):
         assert train
@@ -172,7 +172,8 @@ def plain(gz2):
         {"w": jnp.linspace(0.5, 1.5, gz2.size)}, {"seen": jnp.zeros(()), "noise": jnp.zeros(())}
     )
     objective = Objective(activation="softmax", terms=("mse",))
-    optimiser = optax.with_extra_args_support(optax.sgd(1.0))
+    optimiser = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.5))
+    optimiser = optax.with_extra_args_support(optimiser)
     state = steps.init_state(weights, optimiser, objective, jax.random.key(5))
 
     settings = {
@@ -203,7 +204,8 @@ def test_a_step_follows_the_gradient_of_the_galaxies_that_count(plain, batch, gz
     assert float(record["loss"]) == pytest.approx(loss_of(w), rel=1e-5)
     assert float(record["mse"]) == pytest.approx(loss_of(w), rel=1e-5)
     gradient = np.array([(loss_of(w + d) - loss_of(w - d)) / 2e-4 for d in 1e-4 * np.eye(37)])
-    np.testing.assert_allclose(after.weights.params["w"], w - gradient, atol=2e-6)
+    moved = w - 0.5 * (gradient + 0.1 * w)
+    np.testing.assert_allclose(after.weights.params["w"], moved, atol=2e-6)
     assert float(record["gradient_norm"]) == pytest.approx(np.linalg.norm(gradient), rel=1e-3)
 
 
@@ -306,6 +308,19 @@ def test_galaxies_are_computed_in_equal_pieces_no_larger_than_asked():
     (found,) = steps.of_each_view(see, canvases, 4, views, 1)
     assert seen == [4]
     np.testing.assert_allclose(found[0], canvases.mean(axis=(1, 2, 3)) / 255, rtol=1e-5)
+
+
+def test_views_are_sampled_as_finely_as_the_widest_needs(monkeypatch):
+    seen = []
+
+    def mapped(canvases, maps, size, widest, method):
+        seen.append(widest)
+        return canvases / 255.0
+
+    monkeypatch.setattr(steps.augment, "mapped", mapped)
+    canvases, views = jnp.zeros((2, 4, 4, 3), jnp.uint8), augment.TestViews(field=0.8, zoom=1.5)
+    steps.of_each_view(lambda images: (images.mean(axis=(1, 2, 3)),), canvases, 4, views, 24)
+    assert seen == [pytest.approx(0.8 * 1.5**0.5, rel=1e-5)]
 
 
 @pytest.mark.parametrize("change", [{"activation": "softplus"}, {"field": 0.6}, {"zoom": 1.2}])

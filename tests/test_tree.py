@@ -366,6 +366,11 @@ def test_gates_are_summed_only_where_no_volunteer_gives_two():
     assert accepted == 5 + 12
 
 
+def test_sums_are_exact_on_accelerators_too():
+    """Whose matrix products would round to bfloat16 or TF32, unseen on a CPU."""
+    assert "Precision.HIGHEST" in str(jax.make_jaxpr(lambda v: tree.sums(v, GZ2))(jnp.ones(37)))
+
+
 def test_all_real_rows_obey_the_tree(real_data):
     for name in ("training_solutions_rev1.csv", "labels_without_images.csv"):
         rows = pd.read_csv(real_data / name)[list(GZ2.columns)].to_numpy()

@@ -83,6 +83,16 @@ def test_what_nobody_knows_is_unknown_and_so_is_what_depends_on_it():
     np.testing.assert_allclose(found[0, :3], [0.3, 0.2, 0.5])
 
 
+def test_what_rounding_leaves_is_no_vote_and_a_question_few_reach_is_not_known():
+    # Forty volunteers, of whose fractions 1e-6 are left where nobody answered.
+    counts = np.float32([6, 4, 30, 2, 8, 4e-5, 0])
+    _, asked = votes.conditional(counts, SMALL)
+    np.testing.assert_array_equal(asked, [1, 1, 1, 1, 1, 0, 0])
+    # Two of forty came as far as the last question, and nobody answered it.
+    _, known = votes.cumulative(counts, SMALL)
+    np.testing.assert_array_equal(known, [1, 1, 1, 1, 1, 0, 0])
+
+
 def test_galaxies_without_a_vote_know_nothing():
     _, known = votes.cumulative(np.zeros((1, SMALL.size), np.float32), SMALL)
     np.testing.assert_array_equal(known[0, :3], 0)
