@@ -17,6 +17,7 @@ from gzjax import tree as trees
 from gzjax.at_hand import command, download, hub
 from gzjax.at_hand.download import File
 from gzjax.errors import UserError
+from gzjax.files import locked
 
 
 def test_galaxy_zoo_2_is_joined_and_trained_on(server, get, trains, tmp_path, monkeypatch):
@@ -135,6 +136,11 @@ def test_subsets_of_the_hub_are_those_of_the_card(server, get, tmp_path):
     assert "tiny/train-00000-of-00001.parquet: " in out
     assert "tiny/test" not in out
     assert "data/" not in get(*options, "--files", "tiny/*")[1].replace(str(tmp_path), "")
+    marked = [CARD["configs"][1], CARD["configs"][0] | {"default": True}]
+    serve_hub(server, "owner/marked", "gz2", CARD | {"configs": marked}, ("data", "tiny"))
+    out = get("hf:owner/marked", *options[1:])[1]
+    assert "tiny/train-00000-of-00001.parquet: " in out
+    assert "data/train" not in out
     err = get(*options, "--subset", "huge")[2]
     assert err == "gzjax: hf:owner/gz2: expected a subset of tiny, default, found huge\n"
     serve_hub(server, "owner/bare", "gz2", {})
@@ -215,6 +221,9 @@ def test_nothing_comes_without_a_yes(server, get, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda _: "n")
     assert get("gz2", "--output", tmp_path / "gz2")[2] == "gzjax: nothing was downloaded\n"
     monkeypatch.setattr("builtins.input", lambda _: "y")
+    (tmp_path / "gz2").mkdir()
+    with locked(tmp_path / "gz2" / ".lock"):  # by another download
+        assert "another process is writing there" in get("gz2", "--output", tmp_path / "gz2")[2]
     assert get("gz2", "--output", tmp_path / "gz2")[0] == 0
 
 

@@ -120,6 +120,17 @@ def test_questions_of_other_campaigns_are_unknown(tmp_path):
     ]
 
 
+def test_a_page_of_the_second_campaign_alone_shows_its_own_fractions(tmp_path):
+    of = union([tree.load("decals-dr5"), tree.load("rings")])
+    file = save(table_of(of, predicted(of, 8), "both", ("rings",)), tmp_path / "p.csv")
+    known = explore._known(predictions.read(file, [of], 100))
+    assert {question.name for question, _ in known} == {
+        question.name for question in of.questions if question.name.endswith("-rings")
+    }
+    sizes = [len(question.answers) for question, _ in known]
+    assert [first for _, first in known] == [sum(sizes[:n]) for n in range(len(sizes))]
+
+
 def test_of_many_a_random_sample_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(predictions, "BATCH", 7)
     table = table_of(TOY, predicted(TOY, 60))

@@ -108,6 +108,19 @@ def test_the_ratios_of_bands_are_kept_where_it_is_bright(tmp_path):
     plain = fits.colours(cube[::-1], FitsSettings(**options | {"stretch": "linear"}))
     expected = (cube[::-1, ::-1].transpose(1, 2, 0) / 20).clip(0, 1) * 255
     np.testing.assert_allclose(plain, expected, atol=1.01)
+    # Black is at `low`, and the other stretches are those of astropy.
+    brighter = options | {"low": 7.0, "high": 27.0, "stretch": "linear"}
+    np.testing.assert_array_equal(fits.colours(cube[::-1] + 7, FitsSettings(**brighter)), plain)
+    for stretch, curve in (("sqrt", np.sqrt), ("log", lambda x: np.log1p(1000 * x) / np.log(1001))):
+        found = fits.colours(cube[::-1], FitsSettings(**options | {"stretch": stretch}))
+        np.testing.assert_allclose(found, 255 * curve(expected / 255), atol=1.01)
+
+
+def test_each_band_has_its_own_sky():
+    bands = np.stack([galaxy(seed=seed) for seed in range(3)])
+    skies = np.float32([[[300]], [[0]], [[-40]]])
+    before, after = (fits.colours(each, FitsSettings()) for each in (bands, bands + skies))
+    assert np.abs(before.astype(int) - after).max() <= 1
 
 
 @pytest.mark.parametrize("stretch", ["asinh", "linear"])

@@ -275,6 +275,10 @@ def test_a_pack_is_listed_by_its_ids_whatever_its_tree(tmp_path, crowd):
     np.testing.assert_array_equal(found.framed(Framing(0.5, 9))[1], pixels[1])
     with pytest.raises(UserError, match=r"^crop: 1\.0, but"):
         found.framed(Framing(1.0, 9))
+    shutil.rmtree(tmp_path / "pack")
+    packing.write(tmp_path / "pack", data._replace(images=255 - pixels))
+    again = list_images(tmp_path / "pack").framed(Framing(0.5, 9))
+    np.testing.assert_array_equal(again[1], 255 - pixels[1])
 
 
 def test_names_that_are_no_utf8_are_told(tmp_path):
@@ -317,6 +321,13 @@ def test_images_inside_parquet_files_are_listed(tmp_path):
     assert len({one.digest, other.digest, listed.digest}) == 3
     parquet_of(tmp_path / "c.parquet", "pq", (1, 2))
     assert list_images(tmp_path / "c.parquet").ids == ["p", "q"]
+    # Files that are there go before bytes, as in training.
+    parquet_of(tmp_path / "d.parquet", "pq", (1, 2), id_str=["1", "2"], path=["8.png", "9.png"])
+    assert list_images(tmp_path / "d.parquet").files == []
+    Image.new("RGB", (20, 20), (90,) * 3).save(tmp_path / "8.png")
+    there = list_images(tmp_path / "d.parquet")
+    assert there.files == [str(tmp_path / name) for name in ("8.png", "9.png")]
+    assert int(there.framed(Framing(1.0, 16))[0].mean()) == 90
     (tmp_path / "none").mkdir()
     pd.DataFrame({"id_str": ["1"]}).to_parquet(tmp_path / "none" / "t.parquet")
     with pytest.raises(UserError, match="expected a column of encoded images, or of their files"):

@@ -126,6 +126,16 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     assert status == 2
     assert "even.csv is already there" in wrong
 
+    # Of five parts the second of two processes has two.
+    share = ["--views", 1, "--range", 10, "--part", "2/2", "--workdir", workdir, *common]
+    shared = ["--mode", "predict", "--images", world / "images", "--output", "shared", *share]
+    status, said, wrong = invoke(*shared, "--config.data.crop=0.5")
+    assert (status, wrong.count("\n")) == (2, 1)
+    assert "data.crop was 1.0, now 0.5" in wrong
+    status, said, wrong = invoke(*shared, "--config.evaluate.batch_size=16")
+    assert (status, wrong) == (0, "")
+    assert len(list(Path("shared").glob("*.parquet"))) == 2
+
     one = ["--workdir", workdir, *common]
     status, said, wrong = invoke(
         *("--mode", "embed", "--images", world / "images", "--output", "e.parquet", "--views", 2),
@@ -156,6 +166,11 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
         "drawing pictures: 40",
         "to explore the predictions: x.html",
     ]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "umap", None)
+        status, said, wrong = invoke(*explore[:-1], "u.html", *pictures, "--map", "umap")
+    assert (status, wrong.count("\n")) == (2, 1)
+    assert "umap" in wrong
     explore[-1] = "y.html"
     tree = f"--config.data.tree={world / 'toy.toml'}"
     status, said, wrong = invoke("--config", recipe, *explore, tree)

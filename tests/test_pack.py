@@ -488,10 +488,11 @@ def test_whatever_an_image_raises_it_is_skipped(tmp_path, files, crowd):
 
 def test_losing_more_than_a_hundredth_stops_packing(tmp_path, files, crowd):
     Path(files[33]).write_bytes(b"no image")
-    with pytest.raises(
-        UserError, match=r"pack: 1 of 64 galaxies .* than 1%: .* first is 133 \(not"
-    ):
-        write(tmp_path / "pack", files, crowd)
+    for _ in range(2):  # the second time the shards are whole
+        with pytest.raises(
+            UserError, match=r"pack: 1 of 64 galaxies .* than 1%: .* first is 133 \(not"
+        ):
+            write(tmp_path / "pack", files, crowd)
     assert not (tmp_path / "pack" / "manifest.json").exists()
 
 

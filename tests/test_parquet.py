@@ -87,6 +87,17 @@ def test_images_are_read_from_wherever_they_are(tmp_path, kind):
     np.testing.assert_array_equal(found[7], read_image(tmp_path / "a.png", FRAMING))
 
 
+def test_paths_in_place_of_bytes_are_beside_their_own_file(tmp_path):
+    files = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        cells = [{"bytes": None, "path": "x.png"}]
+        files.append(write(tmp_path / name / "t.parquet", cells))
+    found = ParquetImages(of_files(*files, galaxies=1), FRAMING)
+    expected = [str(tmp_path / name / "x.png") for name in "ab"]
+    assert [found.encoded(n) for n in range(2)] == expected
+
+
 def test_row_groups_are_kept_within_bounds(tmp_path, monkeypatch):
     file = write(tmp_path / "a.parquet", [cell(n, size=40 + n) for n in range(12)])
     read, groups = pq.ParquetFile.read_row_group, []

@@ -152,8 +152,9 @@ def test_skipped_galaxies_are_listed_once(tmp_path):
     rows = pd.DataFrame([("7", "7.jpg", "broken")], columns=["GalaxyID", "file", "reason"])
     recorder.left_out(tmp_path, rows)
     recorder.left_out(tmp_path, pd.concat([rows, rows.assign(GalaxyID="007")]))
+    recorder.left_out(tmp_path, rows.assign(GalaxyID="8"))  # those before are kept
     listed = pd.read_csv(tmp_path / "left_out.csv", dtype=str)
-    assert listed["GalaxyID"].tolist() == ["7", "007"]
+    assert listed["GalaxyID"].tolist() == ["7", "007", "8"]
 
 
 def test_other_processes_are_silent(result, capsys):

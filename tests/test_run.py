@@ -1,5 +1,6 @@
 """A whole run in one process, in the tiny world: what every option does, and resuming."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -15,7 +16,7 @@ import tiny
 import gzjax
 from gzjax.data import batches, catalogue, images, listing
 from gzjax.errors import UserError
-from gzjax.run import build, evaluate, galaxies, loop, train
+from gzjax.run import build, evaluate, galaxies, loop, origin, train
 from gzjax.run import config as configs
 
 
@@ -560,6 +561,15 @@ def test_weights_that_know_held_out_galaxies_are_refused(run, world, tmp_path, o
         config, tmp_path, None, cache=None, check_images=False, report=gzjax.Report()
     )
     assert run_of.begin is not None
+
+
+def test_drawn_galaxies_and_real_ones_are_never_the_same(world):
+    folder, sky = (configs.typed(c).data for c in (tiny.config(world), gzjax.recipe("sky")))
+    theirs = dataclasses.asdict(sky) | {"split_seed": sky.split_seed + 1}
+    origin.check_held_out(folder, theirs, "")
+    for kind in ("sky", "pack"):  # which may be one of the sky
+        with pytest.raises(UserError, match="may have learnt from galaxies that this run holds"):
+            origin.check_held_out(sky, theirs | {"kind": kind}, "")
 
 
 def test_fewer_held_out_galaxies_are_no_leak(run, world, tmp_path):

@@ -575,6 +575,17 @@ def test_files_are_seen_from_the_table(tmp_path, column, suffix):
     assert tables.read(path, DECALS).files == [str(tmp_path / "x"), "", str(tmp_path / "y")]
 
 
+def test_files_are_seen_from_their_own_table(tmp_path):
+    shards = []
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        table = frame_of(walk(DECALS, 2), COLUMNS, 1 + 2 * number).assign(file=["x.jpg", "y.jpg"])
+        table.to_csv(tmp_path / name / "votes.csv", index=False)
+        shards.append(tmp_path / name / "votes.csv")
+    expected = [str(tmp_path / name) for name in ("a/x.jpg", "a/y.jpg", "b/x.jpg", "b/y.jpg")]
+    assert tables.read(shards, DECALS).files == expected
+
+
 def test_left_out_rows_have_their_files_and_others_keep_theirs(tmp_path):
     votes = walk(DECALS, 4)
     votes[1] = 0

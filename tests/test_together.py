@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,9 @@ def test_galaxies_are_drawn_by_the_weights_of_their_catalogues(world):
     again = iter(batches.training_batches(source, 8, 0))
     again.set_state(state)
     assert [next(again)["row"].tolist() for _ in range(3)] == after
+    other = iter(batches.training_batches(source, 8, 1))
+    first = iter(batches.training_batches(source, 8, 0))
+    assert next(other)["row"].tolist() != next(first)["row"].tolist()
     # Evaluation takes each galaxy once.
     assert data.source("test").drawn == len(data.splits["test"])
 
@@ -346,14 +350,20 @@ def test_a_pack_of_several_keeps_its_weights_among_others(world, tmp_path):
     config = tiny.config(world, data__extra=extra, data__extra_weight=3.0)
     pack.pack(config, tmp_path / "pack", cache=None, check_images=False, report=report)
     catalogues = (
-        {"root": str(tmp_path / "pack"), "kind": "pack"},
+        {"root": str(tmp_path / "pack"), "kind": "pack", "weight": 2.0},
         {"root": extra, "weight": 0.5, "scored": False},
     )
     data = data_of(world, data__catalogues=catalogues)
     members = [(member.weight, member.scored) for member in data.members]
-    assert members == [(1.0, True), (3.0, False), (0.5, False)]
+    assert members == [(2.0, True), (6.0, False), (0.5, False)]
     assert [member.first for member in data.members][1:] == [m.stop for m in data.members][:-1]
     assert data.members[-1].stop == len(data.ids)
+
+
+def test_images_of_several_catalogues_are_all_known_by_their_files(world):
+    """A pack notices by them that it is not of these any more."""
+    paths = data_of(world, data__extra=str(world.parent / "extra")).images.paths
+    assert {Path(path).parent.parent for path in paths} == {world, world.parent / "extra"}
 
 
 def test_a_missing_extra_folder_is_named(world):
