@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gzjax.data.dataset import Data as Data
     from gzjax.errors import UserError as UserError
-    from gzjax.run.build import load as load
-    from gzjax.run.build import load_data as load_data
     from gzjax.run.evaluate import evaluate as evaluate
     from gzjax.run.export import export as export
     from gzjax.run.model import Model as Model
+    from gzjax.run.opened import load as load
+    from gzjax.run.opened import load_data as load_data
     from gzjax.run.predict import predict as predict
     from gzjax.run.recipes import recipe as recipe
     from gzjax.run.report import Report as Report
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _PLACES = {
-    "load": "run.build",
-    "load_data": "run.build",
+    "load": "run.opened",
+    "load_data": "run.opened",
     "load_tree": "tree",
     "train": "run.train",
     "evaluate": "run.evaluate",

@@ -17,10 +17,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from gzjax import tree as trees
-from gzjax import votes as crowd
 from gzjax.settings import Settings, choice, is_number, number, setting
-from gzjax.tree import Tree
+from gzjax.tree import (
+    ACTIVATIONS,
+    CONCENTRATED,
+    UNTIED,
+    Tree,
+    concentrations,
+    conditional_fractions,
+    fractions,
+)
+from gzjax.votes import conditional, cumulative, negative_log_likelihood
 
 TERMS = ("mse", "focal", "kl", "dirichlet")
 
@@ -55,7 +62,7 @@ class Objective(Settings):
     class_weights: see `focal_loss`; one per answer of question 1, or none.
     """
 
-    activation: str = choice("relu", (*trees.ACTIVATIONS, trees.UNTIED))
+    activation: str = choice("relu", (*ACTIVATIONS, UNTIED))
     targets: str = choice("cumulative", ("cumulative", "conditional"))
     terms: tuple[str, ...] = setting(
         TERMS[:3],
@@ -82,14 +89,14 @@ class Objective(Settings):
         weights = dict(zip(TERMS, self.weights, strict=True))
         if self.weighting == "fixed" and not any(weights[term] for term in self.terms):
             self.fail("weights", f"one above 0 among those of {', '.join(self.terms)}", "only 0")
-        untied = f"with the activation {trees.UNTIED}"
-        if self.activation == trees.UNTIED and self.targets == "conditional":
+        untied = f"with the activation {UNTIED}"
+        if self.activation == UNTIED and self.targets == "conditional":
             self.fail("targets", f"cumulative {untied}", self.targets)
-        if self.activation == trees.UNTIED and self.terms != ("mse",):
+        if self.activation == UNTIED and self.terms != ("mse",):
             expected = f"mse alone {untied}, as the others need fractions that sum to 1"
             self.fail("terms", expected, ", ".join(self.terms))
-        if self.likely and self.activation not in trees.CONCENTRATED:
-            expected = f"{' or '.join(trees.CONCENTRATED)} with the term dirichlet"
+        if self.likely and self.activation not in CONCENTRATED:
+            expected = f"{' or '.join(CONCENTRATED)} with the term dirichlet"
             self.fail("activation", expected, self.activation)
 
     @property
@@ -220,17 +227,17 @@ def objective(
       record each term's mean (`mse`, ...) and weight (`weight_mse`, ...).
     """
     if settings.targets == "conditional":
-        predicted = trees.conditional_fractions(outputs, tree, settings.activation)
-        observed, known = crowd.conditional(votes, tree)
+        predicted = conditional_fractions(outputs, tree, settings.activation)
+        observed, known = conditional(votes, tree)
     else:
-        predicted = trees.fractions(outputs, tree, settings.activation)
-        observed, known = crowd.cumulative(votes, tree)
+        predicted = fractions(outputs, tree, settings.activation)
+        observed, known = cumulative(votes, tree)
     first = tree.questions[0].columns
     q, p, asked = predicted[:, first], observed[:, first], known[:, first.start]
 
     def likelihood() -> Galaxies:
-        concentrations = trees.concentrations(outputs, tree, settings.activation)
-        return crowd.negative_log_likelihood(concentrations, votes, tree).sum(axis=-1)
+        believed = concentrations(outputs, tree, settings.activation)
+        return negative_log_likelihood(believed, votes, tree).sum(axis=-1)
 
     terms = {
         "mse": lambda: mean_squared_error(predicted, observed, known),

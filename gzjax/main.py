@@ -29,12 +29,12 @@ from gzjax import files
 from gzjax.errors import UserError
 from gzjax.run import command_line
 
-MODES = (
-    *("train", "show", "evaluate", "report", "predict", "embed", "similar", "anomalies", "explore"),
-    *("export", "pack"),
-)
-# Flags that they cannot do without.
-NEEDED = {
+# What can be done, and the flags that it needs.
+MODES: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "show": (),
+    "evaluate": (),
+    "report": (),
     "predict": ("images", "output"),
     "embed": ("images", "output"),
     "similar": ("query", "embeddings", "output"),
@@ -45,7 +45,7 @@ NEEDED = {
 }
 
 command_line.define_recipe()
-flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_list(
     "workdir",
     [],
@@ -57,7 +57,11 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_enum("split", "test", ("train", "validation", "test"), "What to evaluate on.")
 flags.DEFINE_multi_integer(
-    "views", [], "How many views to average; several times: each. Default: the recipe's.", 1
+    "views",
+    [],
+    "Test-time views to average; evaluate takes it several times. Default: the recipe's; to "
+    "evaluate, also 1.",
+    1,
 )
 flags.DEFINE_string(
     "images",
@@ -68,15 +72,19 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "output",
     "",
-    "The table to write: CSV or Parquet, or a folder of Parquet parts; of embeddings, Parquet; of "
-    "explore, HTML; of export, a folder.",
+    "Where to write: predictions as CSV, Parquet or a folder of Parquet parts; embeddings as "
+    "Parquet; explore as HTML; export as a folder.",
 )
-flags.DEFINE_string("embeddings", "", "Embeddings to compare, which --mode embed wrote.")
-flags.DEFINE_string("predictions", "", "Predictions to explore, which --mode predict wrote.")
+flags.DEFINE_string("embeddings", "", "Embeddings written by --mode embed.")
+flags.DEFINE_string("predictions", "", "Predictions written by --mode predict.")
 flags.DEFINE_enum("map", "pca", ("pca", "umap"), "How embeddings become a map to explore.")
-flags.DEFINE_integer("galaxies", None, "Galaxies to explore at most; of more, a random sample.", 1)
+flags.DEFINE_integer(
+    "galaxies", None, "At most this many galaxies to explore; a random sample if there are more.", 1
+)
 flags.DEFINE_string("query", "", "Which galaxy to compare with others: a GalaxyID or an image.")
-flags.DEFINE_integer("k", 50, "How many similar galaxies; the neighbour that anomalies go by.", 1)
+flags.DEFINE_integer(
+    "k", 50, "How many similar galaxies; anomalies score the distance to the k-th.", 1
+)
 flags.DEFINE_bool(
     "readable", False, "Adds columns to predictions that say in words what is likely."
 )
@@ -84,18 +92,23 @@ flags.DEFINE_enum(
     "columns",
     "",
     ("", "challenge", "survey", "both"),
-    "Of predictions: the tree's own, cumulative fractions; QUESTION_ANSWER_fraction and 90 % "
-    "intervals, as surveys have them; or both, the default of models trained by likelihood.",
+    "Columns of predictions: `challenge`, the tree's own, cumulative fractions; `survey`, "
+    "QUESTION_ANSWER_fraction and 90 % intervals; or `both`, the default for models trained by "
+    "likelihood.",
 )
 flags.DEFINE_integer(
-    "volunteers", None, "Intervals of what so many would say, not of the underlying fractions.", 1
+    "volunteers",
+    None,
+    "Intervals for what this many volunteers would say, not for the underlying fractions.",
+    1,
 )
-flags.DEFINE_list("campaigns", [], "Of a tree of several: those to predict, such as dr5,gz2.")
+flags.DEFINE_list(
+    "campaigns", [], "Campaigns to predict, if the tree has several, such as dr5,gz2."
+)
 flags.DEFINE_string(
     "part",
     "1/1",
-    "Of several processes that predict or embed into one output, or write one pack: 2/8 is the "
-    "second of eight.",
+    "This process's share of a prediction, embedding or pack: 2/8 is the second of eight.",
 )
 flags.DEFINE_enum(
     "engine",
@@ -104,7 +117,7 @@ flags.DEFINE_enum(
     "Who predicts, embeds or packs: this process, or workers of Ray, here or in the cluster "
     "RAY_ADDRESS.",
 )
-flags.DEFINE_integer("worker_cores", 4, "CPU cores of a worker of Ray where there is no GPU.", 1)
+flags.DEFINE_integer("worker_cores", 4, "CPU cores per Ray worker, without GPUs.", 1)
 flags.DEFINE_integer("range", 4096, "Images predicted between two saves.", 1)
 flags.DEFINE_string(
     "profile", "", "Training steps to trace into WORKDIR/profile: 10:15 are these six."
@@ -141,9 +154,9 @@ def run() -> None:
                 "--engine: expected --mode predict, embed or pack, without --distributed"
             )
         jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
-    for name in NEEDED.get(given.mode, ()):
+    for name in MODES[given.mode]:
         if not given[name].value:
-            raise UserError(f"--mode {given.mode}: expected --{name}, too")
+            raise UserError(f"--mode {given.mode} needs --{name}")
     call = commands.Call(
         flags=given,
         typed=shlex.join(["gzjax", *sys.argv[1:]]),
@@ -197,7 +210,7 @@ def main(arguments: list[str]) -> None:
         # A folder that cannot be written; a fault of ours has no file's name, nor has a full disk.
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        room = "; with room for more, the same command resumes" * (error.filename is None)
+        room = "; free some space, and the same command resumes" * (error.filename is None)
         command_line.fail(f"{error.filename or 'writing'}: {error.strerror}{room}")
 
 

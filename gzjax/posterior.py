@@ -5,7 +5,8 @@ the fractions of its answers. Test-time views, and networks of an ensemble, are 
 mixture, whose marginals are mixtures of beta distributions. Nothing is sampled: intervals are the
 exact quantiles of those, to 1e-5.
 
-Fractions are conditional here: of those who are asked the question. All is NumPy, in float64.
+Fractions are conditional here: of those who are asked the question. All is NumPy, in
+float64, but for the likelihood, which is `votes.negative_log_likelihood`, in float32.
 """
 
 import functools
@@ -18,8 +19,8 @@ from jaxtyping import Float
 from scipy import optimize, special
 from scipy.optimize import elementwise
 
-from gzjax import votes as crowd
 from gzjax.tree import Tree
+from gzjax.votes import negative_log_likelihood
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 # Galaxies whose marginals are in memory at a time.
@@ -58,7 +59,7 @@ class Posterior(NamedTuple):
     ) -> tuple[Answers, Answers]:
         """The ends of the central interval of each answer's fraction.
 
-        Of the underlying fraction, or of what so many volunteers, asked the question, would say.
+        Of the underlying fraction, or of what this many volunteers, asked the question, would say.
         """
         if not 0 < level < 1 or (volunteers is not None and volunteers < 1):
             expected = "a level between 0 and 1, and at least one volunteer"
@@ -109,7 +110,7 @@ class Posterior(NamedTuple):
         return np.concatenate(found)
 
 
-_negative_log_likelihood = jax.jit(crowd.negative_log_likelihood, static_argnames="tree")
+_negative_log_likelihood = jax.jit(negative_log_likelihood, static_argnames="tree")
 
 
 def _mixed(values: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Float32
 
 from gzjax.tree import Tree, sums
+from gzjax.votes import stirling_series
 
 HALVINGS = 18  # of [0, 1]
 TERMS = 48  # of the continued fraction; its convergence needs about the square root of the votes
@@ -50,10 +51,9 @@ def interval(
 
 def _stirling(z: Array) -> Array:
     """The logarithm of the gamma function, less Stirling's formula for it (DLMF 5.11.1)."""
-    series = (1 / 12 - (1 / 360 - 1 / (1260 * z * z)) / (z * z)) / z
     small = jnp.minimum(z, 8.0)  # of which the difference loses no digits
     formula = (small - 0.5) * jnp.log(small) - small + 0.5 * math.log(2 * math.pi)
-    return jnp.where(z < 8, lax.lgamma(small) - formula, series)
+    return jnp.where(z < 8, lax.lgamma(small) - formula, stirling_series(z))
 
 
 def _beta_distribution(x: Array, first: Array, second: Array, height: Array) -> Float[Array, "..."]:

@@ -68,6 +68,11 @@ def choice(default: str, names: Sequence[str]) -> Any:
     return setting(default, f"one of {', '.join(names)}", lambda value: value in names, names)
 
 
+def text(default: str, expected: str = "text") -> Any:
+    """Text; `expected` says of what."""
+    return setting(default, expected, lambda value: isinstance(value, str))
+
+
 def switch(default: bool) -> Any:
     """True or False."""
     return setting(default, "True or False", lambda value: isinstance(value, bool))
@@ -75,7 +80,7 @@ def switch(default: bool) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base class: checks every field made by `setting`, `number`, `choice` or `switch`.
+    """Base class: checks every field made by `setting`, `number`, `choice`, `text` or `switch`.
 
     Lists become tuples, and whole numbers become floats where the default is one, since JSON and
     config files do not distinguish them.

@@ -15,11 +15,10 @@ from flax import struct
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, UInt8
 
 from gzjax import augment, losses, optim
-from gzjax import tree as trees
 from gzjax.augment import Augmentation, TestViews
 from gzjax.losses import Objective
 from gzjax.models import Network, Weights
-from gzjax.tree import Tree
+from gzjax.tree import Tree, concentrations, fractions
 
 Batch = Mapping[str, jax.Array]
 
@@ -137,10 +136,10 @@ def predict_step(
 
     def seen(images: jax.Array) -> tuple[jax.Array, ...]:
         outputs, _ = network.apply(*weights, images, train=False)
-        fractions = trees.fractions(outputs, tree, activation)
+        answers = fractions(outputs, tree, activation)
         if not likely:
-            return (fractions,)
-        return fractions, trees.concentrations(outputs, tree, activation)
+            return (answers,)
+        return answers, concentrations(outputs, tree, activation)
 
     each = of_each_view(seen, batch["image"], image_size, test_views, views)
     result = {name: array for name, array in batch.items() if name not in ("image", "votes")}

@@ -15,8 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from gzjax import tree as trees
-from gzjax.tree import Tree
+from gzjax.tree import Tree, cumulative_fractions, normalise, sums
 
 # A question with fewer votes counts as not asked. Fractions of 40 volunteers, rounded to 1e-6,
 # leave 4e-5 votes behind where there was none.
@@ -33,7 +32,7 @@ def conditional(votes: Votes, tree: Tree) -> tuple[Fractions, Fractions]:
 
     The answers of a question without votes are uniform, and 0 in the second array.
     """
-    return trees.normalise(_counted(votes), tree, FEWEST)
+    return normalise(_counted(votes), tree, FEWEST)
 
 
 def cumulative(votes: Votes, tree: Tree) -> tuple[Fractions, Fractions]:
@@ -43,7 +42,7 @@ def cumulative(votes: Votes, tree: Tree) -> tuple[Fractions, Fractions]:
     crowd did not reach it. In votes that come from walking the tree, they are votes / volunteers.
     """
     fractions, voted = conditional(votes, tree)
-    fractions = trees.cumulative_fractions(fractions, tree)
+    fractions = cumulative_fractions(fractions, tree)
     given = ~jnp.isnan(jnp.asarray(votes))
     known: dict[int, Array] = {}  # by the question's position
     for question in tree.by_depth:
@@ -139,14 +138,14 @@ def negative_log_likelihood(
       [[0.25]]
     """
     counts, concentrations = _counted(votes), jnp.asarray(concentrations)
-    numbers, totals = trees.sums(counts, tree), trees.sums(concentrations, tree)
+    numbers, totals = sums(counts, tree), sums(concentrations, tree)
     ones = jnp.ones_like(counts)
     number, total = numbers[..., tree.question_of], totals[..., tree.question_of]
     likely = (concentrations + counts + _SHIFT) / (total + number + _SHIFT)
     found = (counts + 1 + _SHIFT) / (number + 1 + _SHIFT)
     each = counts * jnp.log(found / likely) + _rest(ones, counts) - _rest(concentrations, counts)
     whole = _rest(totals, numbers) - _rest(jnp.ones_like(numbers), numbers)
-    return jnp.where(numbers > 0, trees.sums(each, tree) + whole, 0.0)
+    return jnp.where(numbers > 0, sums(each, tree) + whole, 0.0)
 
 
 _SHIFT = 8  # beyond it three terms of Stirling's series are exact to 3e-10
@@ -155,11 +154,12 @@ _SHIFT = 8  # beyond it three terms of Stirling's series are exact to 3e-10
 def _rest(x: Array, k: Array) -> Array:
     """All of log G(x + k) - log G(x) but k log(x + k + _SHIFT) - k, by Stirling's series."""
     y = x + _SHIFT
-    rest = (y - 0.5) * jnp.log1p(k / y) + _stirling(y + k) - _stirling(y)
+    rest = (y - 0.5) * jnp.log1p(k / y) + stirling_series(y + k) - stirling_series(y)
     return rest - sum(jnp.log1p(k / (x + step)) for step in range(_SHIFT))
 
 
-def _stirling(x: Array) -> Array:
+def stirling_series(x: Array) -> Array:
+    """The logarithm of the gamma function of x >= 8, less Stirling's formula (DLMF 5.11.1)."""
     return (1 / 12 - (1 / 360 - 1 / (1260 * x * x)) / (x * x)) / x
 
 

@@ -52,10 +52,7 @@ def resample(
 
 
 def by_gathers(
-    images: Num[Array, "batch canvas canvas channels"],
-    maps: Float[Array, "batch 2 3"],
-    size: int,
-    oversample: int = 1,
+    images: Canvases, maps: Maps, size: int, oversample: int = 1
 ) -> Float32[Array, "batch {size} {size} channels"]:
     """`resample` for any affine maps, bilinearly: four pixels are picked for each point."""
     batch, canvas, _, channels = images.shape  # of a program that is exported, symbolic

@@ -365,7 +365,7 @@ def test_a_finished_run_is_not_taken_for_one_with_other_options(tmp_path, starte
     run = run_of(tmp_path, "recipe", 0, {"epochs": 4, "seed": 0})
     planning.train(run)
     other = run._replace(options={"epochs": 5, "seed": 0, "data.canvas": 64})
-    expected = r"a run with other options \(data.canvas, epochs\); name another --workdir"
+    expected = r"a run with different options \(data.canvas, epochs\); name another --workdir"
     with pytest.raises(UserError, match=expected):
         planning.train(other)
     assert len(started) == 1
@@ -563,10 +563,10 @@ def test_shares_are_all_runs_each_once(tmp_path, started, monkeypatch):
         (["--data", "x", "--seeds", "few"], "argument --seeds: invalid int value: 'few'"),
         (["--data", "x", "--epochs", "0"], "epochs: expected a whole number at least 1, found 0"),
         (["--data", "x", "--seed", "1"], "--seed"),
-        (["--data", "x", "--share", "0/2"], "--share: expected such as 2/8, found 0/2"),
-        (["--data", "x", "--share", "3/2"], "--share: expected such as 2/8, found 3/2"),
-        (["--data", "x", "--share", "2"], "--share: expected such as 2/8, found 2"),
-        (["--data", "x", "--share", "a/b"], "--share: expected such as 2/8, found a/b"),
+        (["--data", "x", "--share", "0/2"], "--share: expected something like 2/8, found 0/2"),
+        (["--data", "x", "--share", "3/2"], "--share: expected something like 2/8, found 3/2"),
+        (["--data", "x", "--share", "2"], "--share: expected something like 2/8, found 2"),
+        (["--data", "x", "--share", "a/b"], "--share: expected something like 2/8, found a/b"),
         (
             ["--data=x", "data.kind=sky", "data.galaxies=20", "data.canvas=16", "--only=rellu"],
             "--only: there is no variant rellu",

@@ -146,7 +146,7 @@ def test_subsets_of_the_hub_are_those_of_the_card(server, get, tmp_path):
     serve_hub(server, "owner/bare", "gz2", {})
     assert "none is published" in get("hf:owner/bare", *options[1:])[1]
     for name in ("owner", "owner/a/b", "own er/x"):
-        assert "expected such as hf:owner/name" in get(f"hf:{name}", *options[1:])[2]
+        assert "expected something like hf:owner/name" in get(f"hf:{name}", *options[1:])[2]
     assert get("hf:no/body", *options[1:])[2].startswith("gzjax: hf:no/body: ")
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from gzjax.data import batches
 from gzjax.data.batches import OnDevices, Source, ordered_batches, training_batches
-from gzjax.data.images import Framing, ImageFiles
+from gzjax.data.framing import Framing
+from gzjax.data.images import ImageFiles
 from gzjax.errors import UserError
 
 

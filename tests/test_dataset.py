@@ -14,7 +14,8 @@ from gzjax import tree as trees
 from gzjax import votes
 from gzjax.data import catalogue, dataset, packing
 from gzjax.data.dataset import Data, Split
-from gzjax.data.images import Framing, ImageFiles, read_image
+from gzjax.data.framing import Framing
+from gzjax.data.images import ImageFiles, read_image
 from gzjax.errors import UserError
 
 GZ2 = trees.load("gz2")

@@ -13,7 +13,8 @@ from gzjax import tree as trees
 from gzjax.data import catalogue, devices
 from gzjax.data.batches import OnDevices, ordered_batches, training_batches
 from gzjax.data.dataset import Data
-from gzjax.data.images import Framing, Unusable
+from gzjax.data.framing import Framing
+from gzjax.data.images import Unusable
 from gzjax.errors import UserError
 
 TREE = trees.load("gz2")

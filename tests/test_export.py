@@ -18,7 +18,7 @@ import gzjax
 from gzjax import trees
 from gzjax.errors import UserError
 from gzjax.models import Conventions, Weights, pretrained
-from gzjax.run import build, checkpoint, export, exported, recorder
+from gzjax.run import build, checkpoint, export, exported, opened, recorder
 from gzjax.run import config as configs
 from gzjax.run.checkpoint import Best
 from gzjax.run.galaxies import load_tree
@@ -85,7 +85,7 @@ def run(patched, galaxies, tmp_path_factory):
     )  # fmt: skip
     patched.setattr(checkpoint, "read_best", lambda folder: best)
     (workdir / "evaluate_test_3_views.json").write_text(json.dumps(SCORES))
-    recorder.temperatures(workdir, 7, {3: 1.7})
+    recorder.write_temperatures(workdir, 7, {3: 1.7})
     output = workdir / "exported"
     gzjax.export(workdir, output)
     return workdir, output
@@ -357,7 +357,7 @@ def test_without_jax2onnx_the_rest_is_written_and_it_is_said(
     del best.about["label"]  # as of runs before it was recorded
     for kind, synthetic in (("sky", True), ("folder", False)):
         best.about["config"]["data"]["kind"] = kind
-        model = build.load(tmp_path, alone=True)
+        model = opened.load(tmp_path, alone=True)
         assert ("**Synthetic:**" in export.card(model, 1, [], False)) == synthetic
     program = (tmp_path / "e" / "predict.stablehlo").read_bytes()
     found = jax.export.deserialize(bytearray(program)).call(images)

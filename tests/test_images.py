@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from gzjax.data import images
-from gzjax.data.images import Framing, ImageArrays, ImageFiles, check_image, read_image
+from gzjax.data.framing import Framing
+from gzjax.data.images import ImageArrays, ImageFiles, check_image, read_image
 from gzjax.errors import UserError
 
 
@@ -342,4 +343,4 @@ def test_a_pipe_is_not_waited_for_and_a_link_to_itself_does_not_end_a_search(tmp
     assert "symbolic links" in faults[0]
     assert faults[2] == ""
     with pytest.raises(images.Unusable):
-        images.read_image(found[1], images.Framing(1.0, 16))
+        images.read_image(found[1], Framing(1.0, 16))

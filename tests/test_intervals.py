@@ -158,7 +158,7 @@ def test_parts_with_other_columns_are_not_taken_over(world, model, tmp_path, mon
             predicted(columns="survey")
     others = {"columns": "both"}, {"columns": "survey", "volunteers": 5}
     for wanted in (*others, {"columns": "survey", "readable": True}):
-        with pytest.raises(UserError, match="was left by a prediction of other images or by"):
+        with pytest.raises(UserError, match="was left by a prediction of different images or by"):
             predicted(**wanted)
     predicted(columns="survey")
 
@@ -207,7 +207,7 @@ def test_coverage_is_scored_and_the_temperature_remembered(model, workdir):
 
 def test_temperatures_of_another_step_or_damaged_ones_are_none(tmp_path):
     assert recorder.read_temperatures(tmp_path, 5) == {}
-    recorder.temperatures(tmp_path, 5, {1: 0.5, 16: 2.0})
+    recorder.write_temperatures(tmp_path, 5, {1: 0.5, 16: 2.0})
     assert recorder.read_temperatures(tmp_path, 5) == {1: 0.5, 16: 2.0}
     assert recorder.read_temperatures(tmp_path, 6) == {}
     (tmp_path / "temperatures.json").write_text("{")

@@ -15,7 +15,8 @@ from PIL import Image
 from gzjax import tree as trees
 from gzjax.data import catalogue, listing, packing, packs, rows
 from gzjax.data.dataset import Data
-from gzjax.data.images import Framing, read_image
+from gzjax.data.framing import Framing
+from gzjax.data.images import read_image
 from gzjax.data.listing import list_images
 from gzjax.errors import UserError
 

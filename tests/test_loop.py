@@ -34,7 +34,7 @@ class Noted:
 def run_loop(steps, *, loss_of=lambda n: 1.0, gradient_of=lambda n: 1.0, stop=None, batches=None,
              start=0, **intervals):  # fmt: skip
     """The loop with a step that only counts; returns what was done, in order."""
-    watch = Noted()
+    callbacks = Noted()
     intervals = {"log_every": 4, "save_every": 3, "evaluate_every": 5} | intervals
     with loop.StopRequest() as request:
 
@@ -55,11 +55,11 @@ def run_loop(steps, *, loss_of=lambda n: 1.0, gradient_of=lambda n: 1.0, stop=No
                 step,
                 SimpleNamespace(steps=steps, **intervals),
                 request,
-                watch,
+                callbacks,
             )
         except UserError as error:
-            return watch.done, str(error)
-    return watch.done
+            return callbacks.done, str(error)
+    return callbacks.done
 
 
 def test_the_loop_records_evaluates_and_saves_in_order():
@@ -187,9 +187,9 @@ class Batches:
 def test_a_few_lost_galaxies_are_reported_and_forgotten_with_the_epoch():
     lost = []
     faults = [1, 0, 1, 1, 0, 1]
-    careful = loop.Careful(Batches(faults), 2, 3, lost=lambda *args: lost.append(args))
+    guarded = loop.GuardedBatches(Batches(faults), 2, 3, lost=lambda *args: lost.append(args))
     for _ in faults:
-        next(careful)
+        next(guarded)
     assert [(rows.tolist(), reasons) for rows, reasons in lost] == [([0], ["broken"])] * 4
 
 
@@ -203,14 +203,14 @@ def test_a_few_lost_galaxies_are_reported_and_forgotten_with_the_epoch():
 )
 def test_an_outage_is_an_error_and_the_place_is_the_one_before(faults, taken, at):
     batches = Batches(faults)
-    careful = loop.Careful(batches, 2, 3, taken=taken)
+    guarded = loop.GuardedBatches(batches, 2, 3, taken=taken)
     for number in range(len(faults)):
         if number == at:
             with pytest.raises(
                 UserError, match="could not be read in this epoch, the last because"
             ):
-                next(careful)
+                next(guarded)
             assert batches.place == at
             return
-        next(careful)
+        next(guarded)
     assert at is None

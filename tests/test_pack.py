@@ -21,7 +21,8 @@ from gzjax import tree as trees
 from gzjax.data import catalogue, dataset, packing, packs, shards
 from gzjax.data.batches import Source, training_batches
 from gzjax.data.dataset import Data, Split
-from gzjax.data.images import Framing, ImageFiles, JoinedImages, read_image
+from gzjax.data.framing import Framing
+from gzjax.data.images import ImageFiles, JoinedImages, read_image
 from gzjax.errors import UserError
 from gzjax.files import locked
 

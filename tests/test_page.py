@@ -336,7 +336,7 @@ def test_scores_that_are_missing_are_made(workdir, tmp_path):
     assert "Command not recorded" in text
     # Scores of another step are not this model's.
     stale = result | {"step": 1, "rmse": 0.9876}
-    recorder.evaluation(copy, stale)
+    recorder.write_evaluation(copy, stale)
     page.write(copy, gzjax.load(copy), gzjax.load_data(copy))
     assert "0.9876" not in read(copy).text
 
@@ -348,7 +348,7 @@ def test_names_are_text_whatever_they_are(workdir, tested, tmp_path):
     ids = tuple(f"{hostile}{name}" for name in data.ids)
     row = pd.DataFrame([(hostile.replace("\udc80", ""), "<b>.png", "<img src=x>: no")],
                        columns=["GalaxyID", "file", "reason"])  # fmt: skip
-    recorder.left_out(copy, row)
+    recorder.write_left_out(copy, row)
     page.write(copy, model, data._replace(ids=ids))
     found = read(copy)
     assert not found.all("script")

@@ -138,7 +138,7 @@ def test_evaluations_have_files_of_their_own(tmp_path, result):
         ({"split": "test", "views": 16}, "test_16_views"),
         ({"split": "test", "views": 16, "networks": 2}, "test_16_views_2_networks"),
     ):
-        recorder.evaluation(tmp_path, result | changes)
+        recorder.write_evaluation(tmp_path, result | changes)
         saved = json.loads((tmp_path / f"evaluate_{name}.json").read_text())
         assert saved == json.loads(json.dumps(result | changes))
         curves = pd.read_csv(tmp_path / f"reliability_{name}.csv")
@@ -150,9 +150,9 @@ def test_evaluations_have_files_of_their_own(tmp_path, result):
 
 def test_skipped_galaxies_are_listed_once(tmp_path):
     rows = pd.DataFrame([("7", "7.jpg", "broken")], columns=["GalaxyID", "file", "reason"])
-    recorder.left_out(tmp_path, rows)
-    recorder.left_out(tmp_path, pd.concat([rows, rows.assign(GalaxyID="007")]))
-    recorder.left_out(tmp_path, rows.assign(GalaxyID="8"))  # those before are kept
+    recorder.write_left_out(tmp_path, rows)
+    recorder.write_left_out(tmp_path, pd.concat([rows, rows.assign(GalaxyID="007")]))
+    recorder.write_left_out(tmp_path, rows.assign(GalaxyID="8"))  # those before are kept
     listed = pd.read_csv(tmp_path / "left_out.csv", dtype=str)
     assert listed["GalaxyID"].tolist() == ["7", "007", "8"]
 

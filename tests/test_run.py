@@ -470,7 +470,7 @@ def test_each_process_reads_its_own_share(run, world, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="enough"):
         evaluate.predict_split(model, data, "test", 1, model.weights)
     with pytest.raises(UserError, match="enough"):
-        train.Journey(training, tmp_path, None, 0, report).train(None)
+        train.Trainer(training, tmp_path, None, 0, report).train(None)
     assert shares == [(1, 3)] * 2
 
 
@@ -500,7 +500,9 @@ def test_galaxies_lost_on_the_way_are_listed(world, tmp_path, monkeypatch):
     assert listed["GalaxyID"].tolist() == [lost]
     assert listed["file"][0].endswith(f"{lost}.png")
     taken = []
-    monkeypatch.setattr(loop.Careful, "__init__", _patient(loop.Careful.__init__, taken))
+    monkeypatch.setattr(
+        loop.GuardedBatches, "__init__", _patient(loop.GuardedBatches.__init__, taken)
+    )
     gzjax.train(tiny.config(root), tmp_path / "run")
     listed = pd.read_csv(tmp_path / "run" / "left_out.csv", dtype=str)
     assert listed["GalaxyID"].tolist() == [lost]

@@ -152,5 +152,5 @@ def test_a_trace_is_closed_when_training_stops_in_it(tmp_path):
 def test_steps_to_trace_are_two_numbers():
     assert command_line.steps("10:15", "--profile") == (10, 15)
     for wrong in ("10", "a:b", "5:4", "0:3", ":", "1:2:3"):
-        with pytest.raises(UserError, match="--profile: expected such as 10:15"):
+        with pytest.raises(UserError, match="--profile: expected something like 10:15"):
             command_line.steps(wrong, "--profile")

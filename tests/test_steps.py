@@ -13,7 +13,7 @@ import tiny
 from gzjax import augment, models, steps
 from gzjax.augment import Augmentation
 from gzjax.data import devices
-from gzjax.data.images import Framing
+from gzjax.data.framing import Framing
 from gzjax.losses import Objective
 from gzjax.models import Weights
 from gzjax.run.model import Model, Reading, Training

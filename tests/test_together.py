@@ -296,6 +296,8 @@ def test_several_scored_catalogues_are_scored_apart(world, tmp_path):
         (({"root": "x", "scored": False},), "catalogues: expected at least one that is scored"),
         (("x",), "catalogues: expected mappings such as {'root': FOLDER, 'tree': 'gz2'}"),
         (({"tree": "gz2"},), "catalogues[0]: root: expected the folder of a catalogue, found"),
+        (({"root": 5},), "catalogues[0]: root: expected a folder, found 5"),
+        (({"root": "x", "table": None},), "catalogues[0]: table: expected text, found None"),
     ],
 )
 def test_wrong_catalogues_are_named(world, catalogues, message):
@@ -341,7 +343,7 @@ def test_how_many_were_dropped_is_said(world):
     options = configs.typed(tiny.config(world, data__extra=str(world.parent / "extra")))
     data = galaxies.build_data(options, galaxies.load_tree(options.data), None, False, report)
     dropped = int((data.left_out["reason"] == "held out of root").sum())
-    assert said[-1].endswith(f"dropped as others hold them out: {dropped}")
+    assert said[-1].endswith(f"dropped, since another catalogue holds them out: {dropped}")
 
 
 def test_a_pack_of_several_keeps_its_weights_among_others(world, tmp_path):

@@ -182,7 +182,9 @@ def test_the_slower_of_memory_and_computing_bounds_a_step():
 
 @pytest.mark.parametrize("name", ["v9:2x2", "h200", ""])
 def test_an_unknown_topology(name):
-    with pytest.raises(UserError, match=r"^--topologies: expected such as v5e:2x2 or h100:8"):
+    with pytest.raises(
+        UserError, match=r"^--topologies: expected something like v5e:2x2 or h100:8"
+    ):
         topologies.devices_of(name)
 
 

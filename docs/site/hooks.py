@@ -135,7 +135,8 @@ def flags() -> str:
         "Some modes need flags: "
         + "; ".join(
             f"`{mode}` {', '.join(f'`--{name}`' for name in needed)}"
-            for mode, needed in main.NEEDED.items()
+            for mode, needed in main.MODES.items()
+            if needed
         )
         + ".",
         "## Flags\n\n| flag | values | default | |\n|---|---|---|---|\n"

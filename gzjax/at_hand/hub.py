@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from gzjax import tree as trees
+from gzjax import trees
 from gzjax.at_hand import download
 from gzjax.at_hand.download import AGAIN, TRIES, File
 from gzjax.at_hand.zenodo import Offer, select
@@ -31,7 +31,7 @@ class Hub:
 
     def __init__(self, name: str, patterns: Sequence[str] = (), subset: str | None = None):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            raise UserError(f"hf:{name}: expected such as hf:owner/name")
+            raise UserError(f"hf:{name}: expected something like hf:owner/name")
         self.name, self.patterns, self.subset = name, patterns, subset
         self.where = f"hf:{name}"
         # The hub's library reads it when it is imported, which may be long ago.

@@ -28,8 +28,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gzjax import files
-from gzjax import tree as trees
+from gzjax import files, trees
 from gzjax.bench import compute, inference, peer, runs, timing, topologies
 from gzjax.bench.plan import Plan, Row
 from gzjax.errors import UserError, named

@@ -110,7 +110,7 @@ def measure_compiled(plan: Plan) -> list[Row]:
 
 
 def of_the_sky(rate: float | None, jpegs: float) -> Row:
-    """How long `SKY` galaxies take, if a chip predicts and a core decodes so many a second.
+    """How long `SKY` galaxies take, if a chip predicts and a core decodes that many a second.
 
     Chips share them without exchanges (`--part`). Empty, if there is no rate.
     """
@@ -135,7 +135,7 @@ def devices_of(topology: str) -> tuple[Chip, Sequence[Any]]:
     kind, _, shape = topology.partition(":")
     if kind not in CHIPS:
         raise UserError(
-            f"--topologies: expected such as v5e:2x2 or h100:8, of {', '.join(CHIPS)}; "
+            f"--topologies: expected something like v5e:2x2 or h100:8, of {', '.join(CHIPS)}; "
             f"found {topology}"
         )
     chip = CHIPS[kind]
@@ -196,7 +196,7 @@ def figures(lowered: Any, chip: Chip, chips: int, batch: int, flops: float) -> R
 
 
 def step_seconds(chip: Chip, alone: float, done: Census, chips: int) -> float:
-    """A step's time on so many chips: on one `alone`, and its exchanges one after the other.
+    """A step's time on this many chips: on one `alone`, and its exchanges one after the other.
 
     Each is an all-reduce over a two-dimensional torus, or over a switch: all chips but one pass its
     bytes on twice, in turn.

@@ -20,17 +20,14 @@ import pandas as pd
 from jaxtyping import Float32
 
 from gzjax.data import tables
-from gzjax.data.images import FitsSettings, Framing, Unusable, check_image, fault_text, find_files
+from gzjax.data.framing import FitsSettings, Framing
+from gzjax.data.images import Unusable, check_image, fault_text, find_files
 from gzjax.data.parquet import NO_IMAGE, Cells, ParquetImages
 from gzjax.data.paths import Encoded, check_astropy, name_of, path_of
 from gzjax.data.rows import any_there, column_names, cutouts_advice
-from gzjax.data.tables import CHALLENGE_TABLE as CHALLENGE_TABLE
-from gzjax.data.tables import LEFT_OUT_COLUMNS as LEFT_OUT_COLUMNS
-from gzjax.data.tables import MOST_LEFT_OUT as MOST_LEFT_OUT
+from gzjax.data.tables import CHALLENGE_TABLE, LEFT_OUT_COLUMNS, MOST_LEFT_OUT
 from gzjax.errors import UserError
 from gzjax.tree import Tree
-
-CHALLENGE_IMAGES = "images_training_rev1"
 
 
 class Catalogue(NamedTuple):

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64
 
-from gzjax import votes as crowd
 from gzjax.data import catalogue, packs
 from gzjax.data.batches import Source
-from gzjax.data.images import Framing, ImageFiles, Images, JoinedImages, place_of
+from gzjax.data.framing import Framing
+from gzjax.data.images import ImageFiles, Images, JoinedImages, place_of
 from gzjax.data.parquet import ParquetImages
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 from gzjax.trees import campaigns
+from gzjax.votes import mean_fractions, observed
 
 
 class Split(NamedTuple):
@@ -82,10 +83,10 @@ class Data(NamedTuple):
 
     def observed(self, rows: np.ndarray) -> Float32[np.ndarray, "rows answers"]:
         """The crowd's cumulative vote fractions, NaN where they are not known."""
-        return crowd.observed(self.votes[rows], self.tree)
+        return observed(self.votes[rows], self.tree)
 
     def with_fewer(self, galaxies: int, seed: int) -> "Data":
-        """The same, with at most so many galaxies of each scored catalogue to train on.
+        """The same, with at most this many galaxies of each scored catalogue to train on.
 
         Fewer are among more; of catalogues that are not scored all stay.
         """
@@ -106,7 +107,7 @@ class Data(NamedTuple):
     @property
     def training_mean(self) -> Float64[np.ndarray, " answers"]:
         """The mean vote fractions of the training split; see `votes.mean_fractions`."""
-        return crowd.mean_fractions(self.votes[self.splits["train"]], self.tree)
+        return mean_fractions(self.votes[self.splits["train"]], self.tree)
 
     @property
     def fingerprint(self) -> str:
@@ -135,7 +136,7 @@ class Data(NamedTuple):
         """
         if fingerprint != self.fingerprint:
             raise UserError(
-                f"{workdir} was started on other galaxies, votes or another tree than "
+                f"{workdir} was started on different galaxies, votes or another tree than "
                 "there are now; expected those, or another folder for the run"
             )
 

@@ -19,8 +19,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from gzjax import remote
-from gzjax.data.framing import FitsSettings as FitsSettings
-from gzjax.data.framing import Framing as Framing
+from gzjax.data.framing import FitsSettings, Framing
 from gzjax.data.paths import FITS, NEEDS_ASTROPY, Encoded, is_fits, path_of
 from gzjax.errors import UserError, one_line
 

@@ -32,7 +32,8 @@ import pandas as pd
 from jaxtyping import Float32, UInt8
 
 from gzjax.data import catalogue
-from gzjax.data.images import FitsSettings, Framing, Images, Unusable
+from gzjax.data.framing import FitsSettings, Framing
+from gzjax.data.images import Images, Unusable
 from gzjax.errors import UserError, named, one_line
 from gzjax.tree import Tree
 
@@ -183,7 +184,7 @@ def check_whole(
             raise UserError(f"{file}: expected {shard['bytes']} bytes, found {size}{again}")
     ids, votes = _read_table(folder, again)
     if catalogue.fingerprint(ids, votes, tree) != manifest["fingerprint"]:
-        raise UserError(f"{folder / TABLE}: other galaxies than when it was written{again}")
+        raise UserError(f"{folder / TABLE}: different galaxies than when it was written{again}")
     return ids, votes
 
 

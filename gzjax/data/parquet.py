@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Integer
 
-from gzjax.data.images import Framing, Images, Unusable, fault_text, read_image
+from gzjax.data.framing import Framing
+from gzjax.data.images import Images, Unusable, fault_text, read_image
 
 NO_IMAGE = "row without image"
 # What a column of bare bytes is called if they are images; others hold shapes, sums and the like.

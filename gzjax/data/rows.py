@@ -205,7 +205,7 @@ def read_columns(path: Path, wanted: Sequence[str], **options: Any) -> pd.DataFr
 def read_chunks(
     path: Path, wanted: Sequence[str], rows: int, **options: Any
 ) -> Iterator[pd.DataFrame]:
-    """What `read_columns` gives, so many rows at a time; at least one piece, be it empty."""
+    """What `read_columns` gives, this many rows at a time; at least one piece, be it empty."""
     with _readable(path):
         if not _is_parquet(path):
             yield from pd.read_csv(

@@ -161,14 +161,15 @@ def changing(lab: Lab) -> str:
 
 def _folder_of_galaxies(folder: Path, number: int) -> Path:
     """The challenge's layout: random votes that obey the tree, and noise for images."""
-    from gzjax import tree as trees
+    from gzjax import trees
+    from gzjax.tree import fractions
 
     gz2, random = trees.load("gz2"), np.random.default_rng(0)
     outputs = random.normal(0, 1, (number, gz2.size)).astype(np.float32)
-    fractions = np.asarray(trees.fractions(outputs, gz2, "softmax"))
+    voted = np.asarray(fractions(outputs, gz2, "softmax"))
     ids = np.arange(100001, 100001 + number)
     (folder / "images_training_rev1").mkdir(parents=True)
-    table = pd.DataFrame(fractions, columns=list(gz2.columns))
+    table = pd.DataFrame(voted, columns=list(gz2.columns))
     table.insert(0, "GalaxyID", ids)
     table.to_csv(folder / "training_solutions_rev1.csv", index=False)
     for name in ids:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
 from gzjax.models import convolution, efficientnet, folding
 from gzjax.models.variants import VARIANTS
-from gzjax.settings import Settings, choice, number, setting, switch
+from gzjax.settings import Settings, choice, number, switch, text
 
 NAMES = tuple(VARIANTS)
 
@@ -40,7 +40,7 @@ class NetworkSettings(Settings):
     image_size: int = number(128, least=16, unit="pixels")
     dtype: str = choice("float32", ("float32", "bfloat16"))
     stochastic_depth: float = number(0.2, least=0, most=0.9)
-    weights: str = setting("", "text", lambda value: isinstance(value, str))
+    weights: str = text("")
     weights_overlap: bool = switch(True)
     conventions: str = choice("auto", ("auto", "tensorflow", "pytorch"))
     norm_groups: int = number(1, least=1)
@@ -120,7 +120,8 @@ def build(
       norm_groups: see `NetworkSettings`.
       dropout: rate for the last features; None takes the published one.
       output_bias: where the outputs start; above 0, so that a ReLU after them has a gradient.
-      frozen: so many depths, from the images on, keep their parameters and statistics in training.
+      frozen: this many depths, from the images on, keep their parameters and statistics in
+        training.
       conventions: those that the weights were trained under.
       depthwise: one of `convolution.METHODS`, or `auto`, the fastest here; `shifted` brings the
         SiLU that suits a CPU, too.

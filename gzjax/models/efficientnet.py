@@ -30,14 +30,15 @@ class Details(NamedTuple):
 
 
 def fan_out_normal(
-    key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32
+    key: PRNGKeyArray, shape: tuple[int, ...]
 ) -> Float[Array, "height width inputs outputs"]:
     """Normal with variance 2 / (kernel pixels x outputs per group), for kernels HWIO.
 
     As the authors' code: for a depthwise kernel, each group has one output.
     """
     outputs = 1 if shape[2] == 1 else shape[3]
-    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / (shape[0] * shape[1] * outputs))
+    scale = math.sqrt(2 / (shape[0] * shape[1] * outputs))
+    return scale * jax.random.normal(key, shape, jnp.float32)
 
 
 class Convolution(nn.Module):
@@ -126,7 +127,7 @@ class EfficientNet(nn.Module):
     dropout: float
     stochastic_depth: float
     output_bias: float
-    frozen: int  # so many depths, from the images on, do not learn
+    frozen: int  # this many depths, from the images on, do not learn
     details: Details
 
     @nn.compact

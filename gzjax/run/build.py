@@ -1,6 +1,6 @@
 """The one place where a config becomes the parts of a run: data, model, training.
 
-No function further in knows of configs, and nothing here computes.
+No function further in takes a config, and nothing here computes.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,20 +10,19 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from gzjax import models, optim, remote
+from gzjax import models, optim
 from gzjax.augment import TestViews
 from gzjax.data import batches, devices
 from gzjax.data.dataset import Data
 from gzjax.data.devices import Placement
-from gzjax.data.framing import Framing
-from gzjax.errors import UserError, named, one_line
+from gzjax.errors import UserError, named
 from gzjax.models import Conventions, Network, Weights
 from gzjax.run import config as configs
-from gzjax.run import exported, galaxies, recorder, trackers
+from gzjax.run import galaxies, trackers
 from gzjax.run.config import Options
 from gzjax.run.model import Model, Reading, Training
 from gzjax.run.origin import UNLESS, Origin, find_origin
-from gzjax.run.report import SILENT, Report
+from gzjax.run.report import Report
 from gzjax.tree import Tree
 
 # Galaxies that a CPU predicts at a time: of more, what the layers pass on leaves its caches, and
@@ -82,7 +81,7 @@ def build_run(
         trackers.check(options.log.trackers)
     placement = place(options, training=True)
     if saved:
-        check_same_run(saved, config, tree, workdir)
+        check_resumable(saved, config, tree, workdir)
         conventions = Conventions.from_json(saved["conventions"])
         origin = Origin(conventions, lambda drawn: drawn, unsplit=saved.get("unsplit", False))
     else:
@@ -121,105 +120,9 @@ def build_run(
     )
 
 
-def load(
-    workdir: str | Path,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    alone: bool = False,
-    depthwise: str = "auto",
-) -> Model:
-    """Opens a run at the checkpoint that was best on validation, or a model that was exported.
-
-    Args:
-      workdir: folder of the run, or of the export; the URL of one; or `hf://owner/name`, an export
-        on the hub.
-      overrides: {dotted option: value}, such as {"evaluate.batch_size": 256}.
-      alone: use the devices of this process, not of all processes together.
-      depthwise: see `models.build`.
-
-    Raises:
-      UserError: no checkpoint there, or an override that would make it another run.
-    """
-    with exported.at_hand(workdir) as folder:
-        best = exported.open_best(folder)
-        options = options_of(best.about, overrides, folder)
-        temperatures = recorder.read_temperatures(folder, best.step)
-        name = str(workdir if remote.is_remote(workdir) else folder)
-    tree = Tree.from_dict(best.about["tree"])
-    conventions = Conventions.from_json(best.about["conventions"])
-    network = build_network(options, tree, conventions, folded=True, depthwise=depthwise)
-    placement = place(options, training=False, alone=alone)
-    fold = jax.jit(lambda weights: models.fold(weights, conventions))
-    return build_model(options, tree, network, placement)._replace(
-        weights=jax.device_put(fold(best.average), placement.replicated),
-        raw=jax.device_get(fold(best.raw)) if options.average.decay and best.raw else None,
-        step=best.step,
-        name=name,
-        temperatures=temperatures,
-        about=best.about,
-    )
-
-
-def load_data(
-    workdir: str | Path,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    cache: str | Path | None = None,
-    check_images: bool = False,
-    report: Report = SILENT,
-) -> Data:
-    """The galaxies that a run was trained on: images, votes and splits.
-
-    Args:
-      workdir: folder of the run, or its URL.
-      overrides: {dotted option: value}, such as {"data.root": "where they are now"}.
-      cache: folder for rendered skies; None: the user's cache folder.
-      check_images: decode every image first.
-      report: shows what takes long.
-
-    Raises:
-      UserError: something is wrong with them, or they are others by now.
-    """
-    about = exported.open_best(workdir).about
-    options, tree = options_of(about, overrides, workdir), Tree.from_dict(about["tree"])
-    data = galaxies.build_data(options, tree, cache, check_images, report)
-    data.check_same(about["data"], workdir)
-    return data
-
-
-def describe_run(
-    config: ConfigDict, overrides: Mapping[str, Any], workdir: Path | None
-) -> tuple[Tree, Framing]:
-    """The tree of a config, or of the run in a workdir, and how images are cut out.
-
-    Raises:
-      UserError: a fault in the options, or no run in the workdir.
-    """
-    if workdir is None:
-        options = configs.typed(config)
-        return galaxies.load_tree(options.data), galaxies.framing_of(options)
-    about = exported.open_best(workdir).about
-    return Tree.from_dict(about["tree"]), galaxies.framing_of(options_of(about, overrides, workdir))
-
-
-def options_of(
-    about: Mapping[str, Any], overrides: Mapping[str, Any] | None, workdir: str | Path
-) -> Options:
-    """The options of a saved run, with some changed that may.
-
-    Raises:
-      UserError: an override that would make it another run, or that is not allowed.
-    """
-    config = configs.with_defaults(about["config"])
-    try:
-        config.update_from_flattened_dict(overrides or {})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"--config: {one_line(error)}") from None
-    configs.check_same_run(about["config"], config, workdir, resumes=False)
-    return configs.typed(config)
-
-
-def check_same_run(saved: Mapping[str, Any], config: ConfigDict, tree: Tree, workdir: Path) -> None:
+def check_resumable(
+    saved: Mapping[str, Any], config: ConfigDict, tree: Tree, workdir: Path
+) -> None:
     """Checks that a config may resume the run that a workdir holds.
 
     Raises:
@@ -235,7 +138,7 @@ def check_same_run(saved: Mapping[str, Any], config: ConfigDict, tree: Tree, wor
     if saved["processes"] != jax.process_count():
         raise UserError(
             f"{workdir} holds a run of {saved['processes']} processes, this one has "
-            f"{jax.process_count()}; each has its own place in the data, so expected as many"
+            f"{jax.process_count()}; resume it with as many processes as before"
         )
 
 

@@ -6,11 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from gzjax import tree as trees
 from gzjax.errors import UserError
 from gzjax.posterior import Posterior
 from gzjax.run.model import Model
-from gzjax.tree import Question, Tree
+from gzjax.tree import Question, Tree, normalise
 
 COLUMNS = ("challenge", "survey", "both")
 
@@ -33,7 +32,7 @@ class Wanted(NamedTuple):
 
     columns: `challenge`, cumulative fractions under the tree's own names; `survey`, those that
       `survey_columns` gives; `both`; "": both if there are intervals, else the challenge's.
-    volunteers: intervals of what so many would say; None: of the underlying fractions.
+    volunteers: intervals of what this many volunteers would say; None: of the underlying fractions.
     campaigns: of a tree of several, those wanted, such as `dr5`; none: all.
     """
 
@@ -87,7 +86,7 @@ def survey_columns(predicted: Predicted, tree: Tree, wanted: Wanted) -> dict[str
     """
     believed, asked = predicted.posterior, tree.asked(predicted.fractions)
     if believed is None:
-        fractions = np.asarray(trees.normalise(predicted.fractions, tree)[0])
+        fractions = np.asarray(normalise(predicted.fractions, tree)[0])
         ends: tuple[tuple[str, np.ndarray], ...] = ()
     else:
         low, high = believed.interval(0.9, wanted.volunteers)

@@ -99,7 +99,7 @@ def _two_numbers(text: str, between: str, flag: str, example: str) -> tuple[int,
     """Two whole numbers from 1 on, the second not below the first."""
     first, _, second = text.partition(between)
     if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
-        raise UserError(f"{flag}: expected such as {example}, found {text}")
+        raise UserError(f"{flag}: expected something like {example}, found {text}")
     return int(first), int(second)
 
 

@@ -26,7 +26,7 @@ from gzjax.run import (
     show,
     train,
 )
-from gzjax.run.build import describe_run, load, load_data
+from gzjax.run.opened import describe_run, load, load_data
 from gzjax.run.parts import Engine
 from gzjax.run.report import Report
 
@@ -73,7 +73,7 @@ class Call(NamedTuple):
 
         Args:
           what: it is expected to be, such as `run to export`.
-          local: whether it has to be a folder of this machine.
+          local: whether it has to be a local folder.
 
         Raises:
           UserError: there are several, or it is elsewhere.
@@ -81,7 +81,7 @@ class Call(NamedTuple):
         workdir, *others = self.workdirs
         if local and remote.is_remote(workdir):
             mode = self.flags.mode
-            raise UserError(f"--workdir {workdir}: --mode {mode} expects a folder of this machine")
+            raise UserError(f"--workdir {workdir}: --mode {mode} expects a local folder")
         if others:
             raise UserError(f"--workdir: expected one {what}, found {len(self.workdirs)}")
         return workdir
@@ -159,7 +159,7 @@ def run_evaluate(call: Call) -> None:
         if exported.on_hub(first):
             call.report.say(f"{first} is only read: this evaluation is not kept")
         elif jax.process_index() == 0:
-            recorder.evaluation(first, result)
+            recorder.write_evaluation(first, result)
 
 
 def run_report(call: Call) -> None:
@@ -184,7 +184,7 @@ def run_predict(call: Call) -> None:
         data = [load_data(workdir, overrides, **call.data_options) for workdir in call.workdirs]
         evaluate.check_together(models, data)
     leave_others()
-    views = views or models[0].views
+    views = models[0].views_or(views)
     shares = evaluate.mixture_of(models, data, views, given.mixture if data else "uniform")
     predict.predict_to_file(
         models,
@@ -274,7 +274,7 @@ def run_pack(call: Call) -> None:
     """Decodes all galaxies once."""
     folder, share = call.path("pack"), call.share()
     if remote.is_remote(folder):
-        raise UserError(f"--pack {folder}: expected a folder of this machine")
+        raise UserError(f"--pack {folder}: expected a local folder")
     leave_others()
     engine = call.engine([], {})
     pack.pack(call.flags.config, folder, share=share, engine=engine, **call.data_options)

@@ -2,7 +2,7 @@
 
 Defaults and what is allowed belong to the settings types, most of them beside the code that they
 steer; here they become one config, and a config becomes them again. No function further in than
-`gzjax.run.build` sees a config.
+`gzjax.run.build` takes a config.
 """
 
 import dataclasses
@@ -16,12 +16,13 @@ from ml_collections import ConfigDict
 from gzjax.augment import Augmentation
 from gzjax.data.columns import KINDS
 from gzjax.data.framing import FitsSettings
+from gzjax.data.tables import CHALLENGE_IMAGES, CHALLENGE_TABLE
 from gzjax.errors import UserError, named
 from gzjax.losses import Objective
 from gzjax.models import NetworkSettings
 from gzjax.optim import Optimisation
 from gzjax.run.trackers import TRACKERS
-from gzjax.settings import Settings, choice, number, setting, switch
+from gzjax.settings import Settings, choice, number, setting, switch, text
 
 
 def _are_mappings(value: Any) -> bool:
@@ -66,11 +67,11 @@ class CatalogueSettings(Settings):
     scored: hold some out; else all are trained on, but for those that others hold out.
     """
 
-    root: str
+    root: str = text("", "a folder")
     kind: str = choice("folder", ("folder", "pack"))
-    tree: str = setting("gz2", "a tree's name or file", lambda value: isinstance(value, str))
-    table: str = "training_solutions_rev1.csv"
-    images: str = "images_training_rev1"
+    tree: str = text("gz2", "a tree's name or file")
+    table: str = text(CHALLENGE_TABLE)
+    images: str = text(CHALLENGE_IMAGES)
     votes: str = choice("auto", KINDS)
     votes_per_galaxy: float = number(40.0, above=0)
     weight: float = number(1.0, above=0)
@@ -89,17 +90,16 @@ class DataSettings(Settings):
     images: folder within the root, where the table has neither files nor images.
     votes: what the table's columns hold; `auto` sees it from their names and values.
     votes_per_galaxy: volunteers a galaxy, where a table has fractions alone.
-    extra: more roots, separated by commas, of tables alike: trained on only.
+    extra: more folders of the same layout, separated by commas; trained on only.
     extra_weight: how often their galaxies are drawn in training, compared with the root's.
     catalogues: in a recipe, in place of root and extra, several catalogues, each of its own tree:
       mappings with the fields of `CatalogueSettings`.
     galaxies: how many to draw of the sky.
     sky_seed: which sky.
-    split_seed: which galaxies are held out ...
-    validation: ... this part of them to choose by ...
-    test: ... and this part to report on.
-    training_galaxies: train on so many of the training galaxies of each catalogue that is scored;
-      0: on all.
+    split_seed: seed of the choice of held-out galaxies.
+    validation: fraction held out to choose the best checkpoint.
+    test: fraction held out to report scores on.
+    training_galaxies: train on at most this many galaxies of each scored catalogue; 0: all.
     crop: side of the central square used, as a fraction of the image's side.
     canvas: pixels a side to which that square is rescaled and stored.
     on_device: in training, hold all images in the memory of every device.
@@ -108,13 +108,13 @@ class DataSettings(Settings):
     """
 
     kind: str = choice("folder", ("sky", "folder", "pack"))
-    root: str = setting("", "a folder", lambda value: isinstance(value, str))
-    tree: str = setting("gz2", "a tree's name or file", lambda value: isinstance(value, str))
-    table: str = "training_solutions_rev1.csv"
-    images: str = "images_training_rev1"
+    root: str = text("", "a folder")
+    tree: str = text("gz2", "a tree's name or file")
+    table: str = text(CHALLENGE_TABLE)
+    images: str = text(CHALLENGE_IMAGES)
     votes: str = choice("auto", KINDS)
     votes_per_galaxy: float = number(40.0, above=0)
-    extra: str = ""
+    extra: str = text("", "folders, separated by commas")
     extra_weight: float = number(1.0, above=0)
     catalogues: tuple[Any, ...] = setting(
         (), "mappings such as {'root': FOLDER, 'tree': 'gz2'}", _are_mappings
@@ -127,7 +127,7 @@ class DataSettings(Settings):
     training_galaxies: int = number(0, least=0)
     crop: float = number(1.0, above=0, most=1)
     canvas: int = number(128, least=16)
-    on_device: bool = False
+    on_device: bool = switch(False)
     threads: int = number(4, least=1)
     processes: int = number(0, least=0)
 
@@ -181,7 +181,7 @@ class DataSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class AverageSettings(Settings):
-    """decay: of the moving average of the weights, a step; 0: no average."""
+    """decay: of the moving average of the weights, per step; 0: no average."""
 
     decay: float = number(0.999, least=0, below=1)
 
@@ -193,7 +193,7 @@ class EvaluateSettings(Settings):
     batch_size: galaxies predicted at a time, over all devices.
     views: turned, mirrored, zoomed test-time views averaged in tests and predictions.
     views_at_once: of each galaxy of a batch; more need more memory.
-    every: epochs.
+    every: epochs between evaluations.
     """
 
     batch_size: int = number(128, least=1)
@@ -206,7 +206,7 @@ class EvaluateSettings(Settings):
 class CheckpointSettings(Settings):
     """How often training is saved.
 
-    every: steps; at each evaluation, too.
+    every: steps between checkpoints; evaluations save one, too.
     keep: newest ones kept; the best by validation RMSE is kept beside them.
     """
 
@@ -270,9 +270,7 @@ def typed(config: Mapping[str, Any]) -> Options:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UserError(f"--config: no option {name!r}{hint}")
     if missing := known.keys() - found.keys():
-        raise UserError(
-            f"--config: expected the option {min(missing)!r}, too; start from default()"
-        )
+        raise UserError(f"--config: the option {min(missing)!r} is missing; start from default()")
 
     def settings(group: str) -> Any:
         prefix = "" if group == TOP else f"{group}."
@@ -347,6 +345,6 @@ def check_same_run(
             f"{option} was {old!r}, now {new!r}" for option, (old, new) in changed.items()
         )
         raise UserError(
-            f"{workdir} holds a run with other options: {listed}. Use another --workdir, or the "
-            "options as they were"
+            f"{workdir} holds a run with different options: {listed}. Use another --workdir, or "
+            "the options as they were"
         )

@@ -18,13 +18,12 @@ from jaxtyping import Float16
 
 from gzjax.data import embeddings as embedded
 from gzjax.data import listing
-from gzjax.data.images import Framing
+from gzjax.data.framing import Framing
 from gzjax.data.listing import Listing
 from gzjax.data.paths import path_of
 from gzjax.errors import UserError
 from gzjax.run import inference, neighbours
 from gzjax.run import parts as in_parts
-from gzjax.run.evaluate import check_views
 from gzjax.run.model import Model
 from gzjax.run.parts import RANGE, Engine, Parts
 from gzjax.run.report import SILENT, Report
@@ -78,7 +77,7 @@ def embed_to_file(
       UserError: nothing to embed, or nowhere to write.
     """
     in_parts.check_output(output, (".parquet",))
-    views = model.views if views is None else views
+    views = model.views_or(views)
     listed = listing.list_images(images)
     report.say(f"{len(listed.ids)} images, {views} view{'s' * (views != 1)} each")
     about = {"network": model.identity, "views": views}
@@ -183,7 +182,7 @@ def anomalies(embeddings: str | Path, k: int = 50, report: Report = SILENT) -> p
     embeddings, distances = Path(embeddings), []
     ids = embedded.read_ids(embeddings)
     if not 1 <= k < len(ids):
-        raise UserError(f"k: expected 1 or more, less than the {len(ids)} galaxies, found {k}")
+        raise UserError(f"k: expected a number below that of the galaxies, {len(ids)}, found {k}")
     with report.task("comparing galaxies") as progress:
         for block in embedded.blocks(embeddings):
             # A galaxy is itself among its nearest, or something just as near is.
@@ -195,7 +194,7 @@ def anomalies(embeddings: str | Path, k: int = 50, report: Report = SILENT) -> p
 
 
 def _batches(model: Model, listed: Listing, views: int | None) -> Iterator[Embeddings]:
-    step = model.embed_step(check_views(model.views if views is None else views))
+    step = model.embed_step(model.views_or(views))
 
     def see(images: Mapping[Framing, np.ndarray]) -> jax.Array:
         image = jax.device_put(images[model.framing], model.placement.by_galaxy)

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from gzjax import ensemble, metrics, posterior, steps
-from gzjax import votes as crowd
 from gzjax.data import batches, catalogue, devices
 from gzjax.data.dataset import Data
 from gzjax.errors import UserError
@@ -15,6 +14,7 @@ from gzjax.models import Weights
 from gzjax.posterior import Posterior
 from gzjax.run.inference import stream
 from gzjax.run.model import Model
+from gzjax.votes import noise_floor
 
 
 def evaluate(
@@ -49,7 +49,7 @@ def evaluate(
     """
     models = [models] if isinstance(models, Model) else list(models)
     data = [data] if isinstance(data, Data) else list(data)
-    views = check_views(models[0].views if views is None else views)
+    views = models[0].views_or(views)
     if split not in data[0].splits:
         raise UserError(f"split: expected one of {', '.join(data[0].splits)}, found {split!r}")
     check_together(models, data)
@@ -70,7 +70,7 @@ def evaluate(
         "networks": len(models),
         "data": data[0].label,
         "training_galaxies": len(data[0].splits["train"]),
-        "noise_floor": crowd.noise_floor(data[0].votes[rows], data[0].tree),
+        "noise_floor": noise_floor(data[0].votes[rows], data[0].tree),
     }
     if len(models) > 1:
         result["workdirs"] = [model.name for model in models]
@@ -155,13 +155,6 @@ def mixture_of(
     return ensemble.fit_weights(predicted, data[0].observed(rows))
 
 
-def check_views(views: int) -> int:
-    """The same number of views, if it is one; else a `UserError`."""
-    if views < 1:
-        raise UserError(f"views: expected 1 or more, found {views}")
-    return views
-
-
 def check_together(models: Sequence[Model], data: Sequence[Data]) -> None:
     """Checks that models answer the same tree, and hold out the same galaxies.
 
@@ -181,10 +174,13 @@ def check_together(models: Sequence[Model], data: Sequence[Data]) -> None:
             rows, others = galaxies.splits[split], data[0].splits[split]
             same = [galaxies.ids[row] for row in rows] == [data[0].ids[row] for row in others]
             if same and not np.array_equal(galaxies.votes[rows], data[0].votes[others], True):
-                raise UserError(f"{model.name} and {models[0].name} were trained on other galaxies")
+                raise UserError(
+                    f"{model.name} and {models[0].name} have different votes for the same {split} "
+                    "galaxies"
+                )
             if not same:
                 raise UserError(
-                    f"{model.name} and {models[0].name} hold out other galaxies for {split}; "
+                    f"{model.name} and {models[0].name} hold out different galaxies for {split}; "
                     "expected runs of the same data.split_seed, data.validation and data.test"
                 )
 
@@ -218,8 +214,8 @@ def predict_all(
     for model, its in zip(models, names, strict=True):
         if its != names[0]:
             raise UserError(
-                f"{model.name} and {models[0].name} have other galaxies in {split}; expected the "
-                "same, and that the same ones can be read"
+                f"{model.name} and {models[0].name} have different galaxies in {split}; expected "
+                "the same, and that the same ones can be read"
             )
     return results[0]["row"], results
 

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from gzjax import describe, files
 from gzjax.data import embeddings as embedded
 from gzjax.data import listing
-from gzjax.data.images import Framing
+from gzjax.data.framing import Framing
 from gzjax.errors import UserError
 from gzjax.run import page, predictions
 from gzjax.run.parts import check_output
@@ -30,7 +30,7 @@ from gzjax.run.predictions import Predictions
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Question, Tree
 
-# Galaxies in a page; of more, so many are drawn at random.
+# Galaxies in a page; of more, a random sample.
 MOST = 20_000
 # Pictures within the page; of more, they lie in a folder beside it.
 EMBEDDED = 4_000

@@ -27,8 +27,7 @@ import jax.numpy as jnp
 
 from gzjax import __version__, files, quantiles, remote, steps
 from gzjax.errors import UserError
-from gzjax.run import build, exported, recorder
-from gzjax.run.evaluate import check_views
+from gzjax.run import exported, opened, recorder
 from gzjax.run.model import Model
 from gzjax.run.places import without_places
 from gzjax.run.report import SILENT, Report
@@ -53,7 +52,7 @@ def export(
     Args:
       workdir: folder of the run, or its URL.
       output: folder to write; it must not be there.
-      overrides: see `build.load`.
+      overrides: see `opened.load`.
       views: test-time views that the programs average; None: as many as the recipe says.
       report: says what is written.
 
@@ -61,7 +60,7 @@ def export(
       UserError: no run there, or a folder that is.
     """
     if remote.is_remote(output):
-        raise UserError(f"--output {output}: expected a folder of this machine")
+        raise UserError(f"--output {output}: expected a local folder")
     with exported.at_hand(workdir) as folder:
         _export(folder, Path(output).expanduser(), overrides, views, report)
 
@@ -78,8 +77,8 @@ def _export(
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}")
     best = exported.open_best(workdir)
-    model = build.load(workdir, overrides, alone=True, depthwise="portable")
-    views = check_views(model.views if views is None else views)
+    model = opened.load(workdir, overrides, alone=True, depthwise="portable")
+    views = model.views_or(views)
     unfinished = output.with_name(f"{output.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -87,11 +86,11 @@ def _export(
     exported.write(unfinished, best, about)
     files.write_text(unfinished / "tree.toml", toml(model.tree))
     if model.temperatures:
-        recorder.temperatures(unfinished, best.step, model.temperatures)
+        recorder.write_temperatures(unfinished, best.step, model.temperatures)
     (unfinished / STABLEHLO).write_bytes(stablehlo(model, views))
     with_onnx = find_spec("jax2onnx") is not None
     if with_onnx:
-        plain = build.load(workdir, overrides, alone=True, depthwise="plain")
+        plain = opened.load(workdir, overrides, alone=True, depthwise="plain")
         (unfinished / ONNX).write_bytes(onnx(plain, views))
     else:
         report.say(f"{ONNX}: skipped, since it needs jax2onnx; pip install 'gzjax[onnx]'")

@@ -47,7 +47,7 @@ def on_hub(where: str | Path) -> bool:
 
 @contextlib.contextmanager
 def at_hand(where: str | Path) -> Iterator[Path]:
-    """A folder as it is; of a URL a copy to read from, whose name no error shows.
+    """A folder as it is; for a URL, a local copy; errors name the URL, not the copy.
 
     That of `hf://owner/name` is the hub's own, fetched once, where nothing may be written.
 

@@ -70,7 +70,7 @@ def build_data(
         where = "catalogues" if settings.catalogues else "root" if position == 0 else "extra"
         with named(f"--config.data.{where}: "):
             if remote.is_remote(each.root):
-                raise UserError(f"expected a folder of this machine, found {each.root}")
+                raise UserError(f"expected a local folder, found {each.root}")
             if each.kind == "pack":
                 data = dataset.from_pack(root, **several)
             else:
@@ -97,9 +97,7 @@ def build_data(
     ]
     data = dataset.together(list(zip(read, members, strict=True)), tree)
     dropped = sum(len(each.ids) for each in read) - len(data.ids)
-    report.say(
-        f"galaxies of catalogues that are not split, dropped as others hold them out: {dropped}"
-    )
+    report.say(f"galaxies dropped, since another catalogue holds them out: {dropped}")
     return data
 
 

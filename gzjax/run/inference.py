@@ -9,21 +9,24 @@ import numpy as np
 
 from gzjax.data import batches
 from gzjax.data.batches import Source
-from gzjax.data.images import UNREACHABLE, Framing
+from gzjax.data.framing import Framing
+from gzjax.data.images import UNREACHABLE
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError
 from gzjax.run.model import Reading
 
-# A batch of at least so many images, none of which can be opened, is an outage, not bad luck.
+# A batch of at least this many images, none of which can be opened, is an outage, not bad luck.
 OUTAGE = 32
+# Batches that are with the device at a time, so that it never waits.
+AHEAD = 2
 
 
-def stream(step: Callable[[Any], Any], items: Iterable[Any], ahead: int = 2) -> Iterator[Any]:
+def stream(step: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """The results of all items, on the host, while the device works on the next ones."""
     pending: collections.deque = collections.deque()
     for item in items:
         pending.append(step(item))
-        if len(pending) > ahead:
+        if len(pending) > AHEAD:
             yield jax.device_get(pending.popleft())
     yield from map(jax.device_get, pending)
 

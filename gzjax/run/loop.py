@@ -50,7 +50,7 @@ class StopRequest:
         return self.signal is not None
 
 
-class Watch(Protocol):
+class Callbacks(Protocol):
     """What the loop calls on the way, with the number of steps done."""
 
     def record(self, step: int, results: Results) -> None: ...
@@ -66,7 +66,7 @@ def train(
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
     training: Training,
     stop: StopRequest,
-    watch: Watch,
+    callbacks: Callbacks,
 ) -> TrainState:
     """The loop, from where `state` is to the last step, or until asked to stop.
 
@@ -80,7 +80,7 @@ def train(
       training: says how many steps there are, and after how many to record, evaluate and save;
         the last step is evaluated, too.
       stop: asked after every step.
-      watch: gets what each step since the last record returned; returns the RMSE on validation;
+      callbacks: gets what each step since the last record returned; returns the RMSE on validation;
         saves, with the RMSE if there is a new one.
 
     Raises:
@@ -105,7 +105,7 @@ def train(
                         "(optim.learning_rate) or norm of the gradient (optim.clip_norm), in "
                         "another workdir, may help"
                     )
-        watch.record(done, results)
+        callbacks.record(done, results)
 
     for done in range(start + 1, training.steps + 1):
         try:
@@ -114,7 +114,7 @@ def train(
             # Nothing of what was trained is lost; whoever resumes begins with this very batch.
             if done - 1 > saved and jax.process_count() == 1:
                 recorded(done - 1)
-                watch.save(done - 1, state, None)
+                callbacks.save(done - 1, state, None)
             if stop.signal is not None:  # worker processes got the signal, too
                 break
             raise
@@ -126,16 +126,16 @@ def train(
         saving = done % training.save_every == 0 or evaluating or stopping
         if saving or done % training.log_every == 0:
             recorded(done)
-        rmse = watch.evaluate(done, state) if evaluating else None
+        rmse = callbacks.evaluate(done, state) if evaluating else None
         if saving:
-            watch.save(done, state, rmse)
+            callbacks.save(done, state, rmse)
             saved = done
         if stopping:
             break
     return state
 
 
-class Careful:
+class GuardedBatches:
     """Training batches, until more images are unreadable than bad luck explains.
 
     An outage of the disk or network would otherwise ruin a run silently: its galaxies do not
@@ -161,7 +161,7 @@ class Careful:
         self.lost = lost
         self.taken, self.of_epoch = taken, 0
 
-    def __iter__(self) -> "Careful":
+    def __iter__(self) -> "GuardedBatches":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:

@@ -14,7 +14,8 @@ import pandas as pd
 from gzjax import steps as programs
 from gzjax.augment import Augmentation, TestViews
 from gzjax.data.devices import Placement
-from gzjax.data.images import Framing
+from gzjax.data.framing import Framing
+from gzjax.errors import UserError
 from gzjax.losses import Objective
 from gzjax.models import Network, Weights
 from gzjax.posterior import Posterior
@@ -83,6 +84,17 @@ class Model(NamedTuple):
         """Changes with what was trained on what, and for how long; not with where it lies."""
         described = json.dumps([without_places(self.about), self.step], sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def views_or(self, views: int | None) -> int:
+        """How many test-time views are averaged: as asked for; None: as the recipe says.
+
+        Raises:
+          UserError: fewer than one.
+        """
+        views = self.views if views is None else views
+        if views < 1:
+            raise UserError(f"views: expected 1 or more, found {views}")
+        return views
 
     def predict_step(self, views: int) -> Callable[[Weights, Batch], dict[str, jax.Array]]:
         """The jitted `programs.predict_step`; compiled once for each number of views."""

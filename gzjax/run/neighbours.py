@@ -17,7 +17,7 @@ from gzjax import files
 from gzjax.data import embeddings as embedded
 from gzjax.run.report import Report
 
-MANY = 10**6  # galaxies; up to so many are compared one by one
+MANY = 10**6  # galaxies; up to this many are compared one by one
 SAMPLE = 100  # queries that show how many of the nearest galaxies an index finds
 WIDTH = 128  # candidates that a search of the index follows at least
 NEEDS_USEARCH = (

@@ -7,9 +7,8 @@ from ml_collections import ConfigDict
 from gzjax.data import packing, packs
 from gzjax.errors import UserError
 from gzjax.run import config as configs
-from gzjax.run import galaxies
+from gzjax.run import galaxies, recorder
 from gzjax.run.report import Report
-from gzjax.run.train import describe_skipped
 
 
 def pack(
@@ -41,5 +40,5 @@ def pack(
         return
     packed = packs.read(folder, tree=data.tree, framing=data.framing)
     report.say(f"{len(packed.ids)} galaxies ({packed.label}) in {folder}")
-    describe_skipped(packed.left_out, folder, report)
+    recorder.describe_skipped(packed.left_out, folder, report)
     report.say(f"--config.data.kind=pack --config.data.root={folder} reads the pack")

@@ -73,8 +73,8 @@ class Parts:
             raise UserError(f"{file}: damaged ({one_line(error)}); delete the folder") from None
         if before != job:
             raise UserError(
-                f"{self.folder} was left by a prediction of other images or by other networks; "
-                "delete it, or name another output"
+                f"{self.folder} was left by a prediction of different images or by different "
+                "networks; delete it, or name another output"
             )
 
     def file(self, rows: range) -> Path:
@@ -125,7 +125,7 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """
     if output.suffix not in suffixes:
         named = " or ".join(suffix for suffix in suffixes if suffix)
-        folder = ", or that has no dot, a folder of parts" * ("" in suffixes)
+        folder = ", or without a suffix, for a folder of parts" * ("" in suffixes)
         raise UserError(f"--output {output}: expected a name that ends with {named}{folder}")
     if remote.is_remote(output):
         remote.check([str(output)])

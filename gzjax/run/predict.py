@@ -12,14 +12,14 @@ import pyarrow
 
 from gzjax import describe, ensemble
 from gzjax.data import listing
-from gzjax.data.images import Framing
+from gzjax.data.framing import Framing
 from gzjax.data.listing import Listing
 from gzjax.errors import UserError
 from gzjax.posterior import Posterior
 from gzjax.run import inference
 from gzjax.run import parts as in_parts
 from gzjax.run.columns import CHALLENGE, Predicted, Wanted, table_of, unwanted
-from gzjax.run.evaluate import check_same_tree, check_views, mixed_posterior
+from gzjax.run.evaluate import check_same_tree, mixed_posterior
 from gzjax.run.model import Model
 from gzjax.run.parts import FORMAT, RANGE, Engine, Parts
 from gzjax.run.report import Report
@@ -46,7 +46,8 @@ def predict(
       shares: of each model in the mixture; None: all alike.
       columns: `challenge`, the tree's columns, cumulative vote fractions; `survey`, see
         `survey_columns`; or `both`, the default for models with intervals.
-      volunteers: intervals of what so many would say; None: of the underlying fractions.
+      volunteers: intervals of what this many volunteers would say; None: of the underlying
+        fractions.
       campaigns: of a tree of several, those wanted, such as `dr5`; none: all.
 
     Returns:
@@ -102,7 +103,7 @@ def batches_of(
     Raises:
       UserError: none of the images of a whole batch can be opened.
     """
-    count = check_views(models[0].views if views is None else views)
+    count = models[0].views_or(views)
     weights = ensemble.uniform_weights(len(models)) if shares is None else np.asarray(shares)
     # Models that cut out and rescale images alike share them.
     framings = list(dict.fromkeys(model.framing for model in models))

@@ -21,7 +21,7 @@ from typing import Any
 
 from gzjax import remote
 from gzjax.errors import UserError, one_line
-from gzjax.run.build import load
+from gzjax.run.opened import load
 from gzjax.run.parts import Engine
 from gzjax.run.report import Report
 
@@ -63,7 +63,7 @@ def connect(
 
     Args:
       workdirs: of the models, if there are any; workers read them.
-      overrides: of their options, see `build.load`.
+      overrides: of their options, see `opened.load`.
       cache: folder of compiled programs, on each machine.
       cores: CPU cores of a worker, in a cluster without GPUs; at most those of a machine.
       report: says how many workers there are, and which are lost.

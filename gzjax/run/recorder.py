@@ -18,6 +18,8 @@ from typing import Any
 import pandas as pd
 
 from gzjax import files
+from gzjax.data.tables import LEFT_OUT_COLUMNS
+from gzjax.run.report import Report
 from gzjax.run.trackers import TRACKERS
 
 LEFT_OUT, TEMPERATURES, SESSIONS = "left_out.csv", "temperatures.json", "sessions.json"
@@ -78,7 +80,7 @@ class Recorder:
         self.scalars("validation", result["step"], scores | questions)
 
 
-def evaluation(workdir: Path, result: Mapping[str, Any]) -> None:
+def write_evaluation(workdir: Path, result: Mapping[str, Any]) -> None:
     """Writes an evaluation, and its calibration curves."""
     name = result_name(result)
     files.write_json(workdir / f"{name}.json", result)
@@ -96,7 +98,7 @@ def evaluation(workdir: Path, result: Mapping[str, Any]) -> None:
         files.write_text(workdir / f"{name.replace('evaluate', 'coverage')}.csv", table)
 
 
-def temperatures(workdir: Path, step: int, found: Mapping[int, float]) -> None:
+def write_temperatures(workdir: Path, step: int, found: Mapping[int, float]) -> None:
     """Writes the temperatures of the model of a step, by the number of views."""
     files.write_json(workdir / TEMPERATURES, {"step": step, "views": found})
 
@@ -135,7 +137,7 @@ def result_name(result: Mapping[str, Any]) -> str:
     return name
 
 
-def left_out(workdir: Path, rows: pd.DataFrame) -> None:
+def write_left_out(workdir: Path, rows: pd.DataFrame) -> None:
     """Lists galaxies that were skipped, GalaxyID, file and reason; each once, however often."""
     path = workdir / LEFT_OUT
     rows = pd.concat([read_left_out(workdir), rows.astype(str)])
@@ -147,4 +149,15 @@ def read_left_out(workdir: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(workdir / LEFT_OUT, dtype=str, keep_default_na=False)
     except (OSError, ValueError):  # none, or a damaged one
-        return pd.DataFrame(columns=["GalaxyID", "file", "reason"], dtype=str)
+        return pd.DataFrame(columns=LEFT_OUT_COLUMNS, dtype=str)
+
+
+def describe_skipped(rows: pd.DataFrame, folder: Path, report: Report) -> None:
+    """Says how many galaxies were skipped, and lists them in a file."""
+    if len(rows):
+        write_left_out(folder, rows)
+        counts = rows["reason"].str.partition(":")[0].value_counts()
+        report.say(
+            f"skipped: {', '.join(f'{n} {reason}' for reason, n in counts.items())}; see "
+            f"{folder / LEFT_OUT}"
+        )

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from gzjax import losses
+
 
 class Report:
     """Says how a run goes.
@@ -103,7 +105,7 @@ class Report:
             def advance(step: int, measured: Mapping[str, float]) -> None:
                 shown = " ".join(
                     f"{name} {measured[name]:.3g}"
-                    for name in ("loss", "mse", "focal", "kl", "dirichlet")
+                    for name in ("loss", *losses.TERMS)
                     if name in measured
                 )
                 bar.update(
@@ -143,7 +145,7 @@ def summary_line(result: Mapping[str, Any]) -> str:
     return (
         f"{result['split']} RMSE {_score(result['rmse'])} {_interval(result)}{_raw(result)} "
         f"(baseline {_score(result['baseline_rmse'])}), "
-        f"question 1 right {_share(result['q1_accuracy'], 1)} "
+        f"question 1 accuracy {_share(result['q1_accuracy'], 1)} "
         f"(baseline {_share(result['q1_baseline_accuracy'], 1)}), {result['galaxies']} galaxies, "
         f"{_views(result)}, {result['data']}"
     )
@@ -171,7 +173,7 @@ def summary_table(result: Mapping[str, Any]) -> Group:
             f"{number:2} {name}",
             *scores(rmse, result["baseline_rmse_per_question"][name]),
             "-" if error is None else f"{error:.3f}",
-            *[_percent(covered[name], 0) for _ in headings[4:]],
+            *([_percent(covered[name], 0)] if covered else []),
             _share(answered["accuracy"]),
             f"{answered['agreed_galaxies']}",
             _share(answered["agreed_accuracy"]),

@@ -1,4 +1,4 @@
-"""Training as the order in which it is done."""
+"""A training from start to finish."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,6 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-import pandas as pd
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -87,11 +86,11 @@ def train(
                 data = devices.hold_on_devices(run.data, run.model.placement, progress)
             run = run._replace(data=data)
         if first:
-            describe_skipped(run.data.left_out, workdir, report)
+            recorder.describe_skipped(run.data.left_out, workdir, report)
         checkpoints = stack.enter_context(Checkpoints(folder, run.training.keep))
         newest = checkpoints.newest()
         devices.check_same_in_all_processes("newest checkpoint", str(newest))
-        journey = Journey(run, workdir, checkpoints, newest or 0, report, traced)
+        trainer = Trainer(run, workdir, checkpoints, newest or 0, report, traced)
         if first:
             session = {
                 "command": command,
@@ -99,17 +98,17 @@ def train(
                 "versions": f"gzjax {__version__}, jax {jax.__version__}",
             }
             options = dict(configs.flatten(config))
-            journey.recorder = stack.enter_context(
+            trainer.recorder = stack.enter_context(
                 Recorder(workdir, newest or 0, session, run.trackers, options)
             )
-        model = journey.train(newest)
+        model = trainer.train(newest)
     if model is not None:
         page.write(workdir, model, run.data, report)
     return model
 
 
 @dataclasses.dataclass
-class Journey:
+class Trainer:
     """A training on its way; the loop calls `record`, `evaluate` and `save`."""
 
     run: Run
@@ -144,7 +143,7 @@ class Journey:
         size = sum(array.size for array in jax.tree.leaves(state.weights.params))
         self.report.say(f"{size:,} parameters; {steps} steps in all")
 
-        careful = loop.Careful(
+        guarded = loop.GuardedBatches(
             self.batches,
             # Each process reads its share of them.
             catalogue.MOST_LEFT_OUT * len(data.splits["train"]) / jax.process_count(),
@@ -161,11 +160,11 @@ class Journey:
             self.last_time = time.perf_counter()
             state = loop.train(
                 state,
-                (batch for _, batch in devices.on_devices(careful, model.placement, data.canvases)),
+                (batch for _, batch in devices.on_devices(guarded, model.placement, data.canvases)),
                 step,
                 training,
                 stop,
-                watch=self,
+                callbacks=self,
             )
             # Within the request: a second signal must not end the saving.
             self.checkpoints.wait()
@@ -187,12 +186,12 @@ class Journey:
                 # Shown before it is written: a full disk costs nobody the scores.
                 self.report.evaluation(result)
                 if self.recorder is not None:
-                    recorder.evaluation(self.workdir, result)
+                    recorder.write_evaluation(self.workdir, result)
                 if split == "validation" and model.likely:
                     found = {views: result["intervals"]["temperatures"][0]}
                     model = model._replace(temperatures={**model.temperatures, **found})
         if self.recorder is not None and model.likely:
-            recorder.temperatures(self.workdir, best, model.temperatures)
+            recorder.write_temperatures(self.workdir, best, model.temperatures)
         return model
 
     def step(self) -> contextlib.AbstractContextManager[Callable[..., Any]]:
@@ -250,7 +249,7 @@ class Journey:
             )
         self.images, self.seconds = 0, 0.0
         if self.recorder is not None:
-            recorder.evaluation(self.workdir, result)
+            recorder.write_evaluation(self.workdir, result)
             self.recorder.validation(result)
         self.last_time = time.perf_counter()
         return result["rmse"]
@@ -273,15 +272,4 @@ class Journey:
             )
         else:
             unreadable = dict(zip(rows.tolist(), reasons, strict=True))
-            recorder.left_out(self.workdir, self.run.data.left_out_with(unreadable))
-
-
-def describe_skipped(rows: pd.DataFrame, folder: Path, report: Report) -> None:
-    """Says how many galaxies were skipped, and lists them in a file."""
-    if len(rows):
-        recorder.left_out(folder, rows)
-        counts = rows["reason"].str.partition(":")[0].value_counts()
-        report.say(
-            f"skipped: {', '.join(f'{n} {reason}' for reason, n in counts.items())}; see "
-            f"{folder / recorder.LEFT_OUT}"
-        )
+            recorder.write_left_out(self.workdir, self.run.data.left_out_with(unreadable))

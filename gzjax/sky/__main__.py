@@ -9,11 +9,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gzjax import tree
-from gzjax.data.images import Framing, read_image
+from gzjax.data.framing import Framing
+from gzjax.data.images import read_image
 from gzjax.describe import readable
 from gzjax.errors import UserError
 from gzjax.sky.crowd import VOLUNTEERS
 from gzjax.sky.store import Sky, draw_sky
+
+GAP = 2  # pixels between two galaxies
 
 
 def draw_tiles(sky: Sky, captions: bool) -> list[np.ndarray]:
@@ -30,10 +33,10 @@ def draw_tiles(sky: Sky, captions: bool) -> list[np.ndarray]:
     return tiles
 
 
-def page_of(tiles: Sequence[np.ndarray], columns: int, gap: int = 2) -> np.ndarray:
+def page_of(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Squares of one size in rows: uint8[height, width, 3], filled up with black."""
-    size = len(tiles[0]) + gap
-    page = np.zeros((-(-len(tiles) // columns) * size - gap, columns * size - gap, 3), np.uint8)
+    size = len(tiles[0]) + GAP
+    page = np.zeros((-(-len(tiles) // columns) * size - GAP, columns * size - GAP, 3), np.uint8)
     for position, tile in enumerate(tiles):
         row, column = divmod(position, columns)
         page[row * size :, column * size :][: len(tile), : len(tile)] = tile

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Float32
 from gzjax.errors import UserError
 from gzjax.sky import population
 from gzjax.sky.population import Latents
-from gzjax.tree import Tree, cumulative_fractions
+from gzjax.tree import Tree
 
 VOLUNTEERS = 45
 # The fraction of answers that are given without looking.
@@ -160,11 +160,6 @@ def expected_conditional(latents: Latents, tree: Tree) -> Float[Array, " answers
             f"found {', '.join(unknown)}"
         )
     return jnp.concatenate(found)
-
-
-def expected_fractions(latents: Latents, tree: Tree) -> Float[Array, " answers"]:
-    """The cumulative vote fractions of one galaxy that an infinite crowd would give."""
-    return cumulative_fractions(expected_conditional(latents, tree), tree)
 
 
 def vote(

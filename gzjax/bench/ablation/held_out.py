@@ -17,7 +17,7 @@ from scipy import stats
 
 from gzjax import files, metrics
 from gzjax.errors import UserError
-from gzjax.run import build, evaluate
+from gzjax.run import evaluate, opened
 
 FILE = "held_out.npz"
 
@@ -50,7 +50,7 @@ def read(workdir: Path, views: int) -> HeldOut:
     Raises:
       UserError: something is wrong with the run or its galaxies.
     """
-    file, model = workdir / FILE, build.load(workdir)
+    file, model = workdir / FILE, opened.load(workdir)
     about = json.dumps([model.identity, views])
     try:
         with np.load(file) as saved:
@@ -58,7 +58,7 @@ def read(workdir: Path, views: int) -> HeldOut:
                 return HeldOut(*(saved[name] for name in HeldOut._fields))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # not there, damaged, or of something else
-    data = build.load_data(workdir)
+    data = opened.load_data(workdir)
     found = [
         evaluate.predict_split(model, data, split, views, model.weights)
         for split in ("validation", "test")
@@ -125,7 +125,7 @@ def check_same_galaxies(runs: Sequence[HeldOut]) -> None:
     for run in runs:
         if not np.array_equal(run.ids, runs[0].ids):
             raise UserError(
-                "runs that held out other galaxies cannot be compared; expected the same data, "
+                "runs that held out different galaxies cannot be compared; expected the same data, "
                 "data.split_seed, data.validation and data.test"
             )
 

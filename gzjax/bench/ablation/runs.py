@@ -80,7 +80,7 @@ def train(run: Run) -> None:
     """Trains in a process of its own, unless that is done.
 
     Raises:
-      UserError: it failed or was stopped, or the folder holds a run with other options.
+      UserError: it failed or was stopped, or the folder holds a run with different options.
     """
     file, options = run.workdir / "ablation.json", json.loads(json.dumps(run.options))
     # Without it, or with a damaged one, the command below compares the options itself.
@@ -88,7 +88,8 @@ def train(run: Run) -> None:
         names = sorted(before.keys() | options.keys())
         if changed := [name for name in names if before.get(name) != options.get(name)]:
             raise UserError(
-                f"{file}: a run with other options ({', '.join(changed)}); name another --workdir"
+                f"{file}: a run with different options ({', '.join(changed)}); "
+                "name another --workdir"
             )
         if run.results():
             return
