@@ -265,7 +265,7 @@ def test_seeds_that_scatter_widen_the_interval_and_others_are_left_out():
     assert both.high - both.value > 6 * alone.value
     assert held_out.difference({0: one}, {1: one}) is None
     other = one._replace(ids=one.ids[::-1])
-    with pytest.raises(UserError, match="held out other galaxies"):
+    with pytest.raises(UserError, match="held out different galaxies"):
         held_out.difference({0: one}, {0: other})
 
 

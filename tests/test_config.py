@@ -94,7 +94,7 @@ def test_a_misspelt_option_of_a_recipe_is_an_error():
         configs.typed(config)
     with config.unlocked():
         del config.optim["lerning_rate"], config.optim["warmup"]
-    with pytest.raises(UserError, match=r"expected the option 'optim.warmup', too"):
+    with pytest.raises(UserError, match=r"the option 'optim.warmup' is missing"):
         configs.typed(config)
 
 

@@ -407,10 +407,10 @@ def test_models_and_galaxies_that_do_not_belong_together_are_refused(models, gal
         gzjax.evaluate(models, galaxies[0])
     other = galaxies[0]._replace(splits={**galaxies[0].splits, "test": np.arange(3)})
     two = [models[0], models[0]]
-    with pytest.raises(UserError, match="hold out other galaxies for test"):
+    with pytest.raises(UserError, match="hold out different galaxies for test"):
         gzjax.evaluate(two, [galaxies[0], other])
     fewer = galaxies[0].with_fewer(5, 0)
-    with pytest.raises(UserError, match="have other galaxies in train"):
+    with pytest.raises(UserError, match="have different galaxies in train"):
         gzjax.evaluate(two, [galaxies[0], fewer], "train")
     changed = galaxies[0]._replace(votes=galaxies[0].votes[::-1])
     with pytest.raises(UserError, match=r"have different votes for the same [a-z]+ galax"):

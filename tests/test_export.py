@@ -303,7 +303,7 @@ def test_the_command_exports_what_the_function_does(run, invoke, tmp_path):
     assert two[0] == 2
     assert "--workdir: expected one run to export, found 2" in two[2]
     assert not (tmp_path / "f").exists()
-    assert "expected --output, too" in invoke("--mode", "export", "--workdir", run[0])[2]
+    assert "needs --output" in invoke("--mode", "export", "--workdir", run[0])[2]
 
 
 def test_predictions_are_explored_with_a_model_of_the_hub(run, invoke, tmp_path, monkeypatch):

@@ -229,7 +229,7 @@ MISTAKES = [
     (["--config.loss.class_weights=(1.0,)"], "--config.loss.class_weights: expected"),
     (["--config.optim.accumulate=99999"], "--config.optim.accumulate: expected"),
     (["--mode", "evaluate"], "no checkpoints there"),
-    (["--mode", "predict"], "--mode predict: expected --images, too"),
+    (["--mode", "predict"], "--mode predict needs --images"),
     (["--mode", "predict", "--images", "configs", "--output", "p.jpg"], "ends with .csv"),
     (["--mode", "predict", "--images", "x", "--output", "p.csv"], "no checkpoints there"),
     (
@@ -237,14 +237,14 @@ MISTAKES = [
         "--views: expected one number to predict with, found 2",
     ),
     (["--mode", "embed", "--images", "x", "--output", "e.csv"], "name that ends with .parquet"),
-    (["--mode", "similar", "--output", "s.csv"], "--mode similar: expected --query, too"),
+    (["--mode", "similar", "--output", "s.csv"], "--mode similar needs --query"),
     (
         ["--mode", "anomalies", "--embeddings", "e.parquet", "--output", "a.csv"],
         "e.parquet: no such file; expected what --mode embed wrote",
     ),
     (["--profile", "5"], "--profile: expected something like 10:15, found 5"),
     (["--config.log.trackers=('paper',)"], "--config.log.trackers: expected some of tensorboard"),
-    (["--mode", "explore", "--output", "x.html"], "expected --predictions, too"),
+    (["--mode", "explore", "--output", "x.html"], "needs --predictions"),
     (
         ["--mode", "explore", "--output", "x.html", "--predictions", "no.csv"],
         "checkpoints: no checkpoints there",
@@ -254,7 +254,7 @@ MISTAKES = [
     (["--config.model.weights=configs"], "--config.model.weights: configs/checkpoints: no check"),
     (["--config.loss.activation=sigmoid", "--config.loss.targets=conditional"], "--config.loss."),
     (["--config.loss.activation=sigmoid"], "--config.loss."),
-    (["--mode", "pack"], "--mode pack: expected --pack, too"),
+    (["--mode", "pack"], "--mode pack needs --pack"),
     (["--mode", "paint"], "mode"),
     (["--moed", "train"], "Unknown command line flag 'moed'"),
     (["--config", "configs/missing.py"], "configs/missing.py: no such recipe"),
@@ -542,7 +542,7 @@ def test_two_processes_are_one_run(cache, tmp_path):
     assert len(states) == 2
     refused = run(cache, "--workdir", tmp_path, "--config.epochs=2")
     assert refused.returncode == 2
-    assert refused.stderr.endswith("expected as many\n")
+    assert refused.stderr.endswith("resume it with as many processes as before\n")
     assert "holds a run of 2 processes, this one has 1" in refused.stderr
 
 

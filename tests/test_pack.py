@@ -329,7 +329,7 @@ def test_a_whole_pack_stays_as_it_is(packed, files, crowd):
             lambda folder: np.savez(
                 folder / "galaxies.npz", ids=["1"], votes=np.zeros((1, 37), np.float32)
             ),
-            r"galaxies\.npz: other galaxies than when it was written; .* to repair it",
+            r"galaxies\.npz: different galaxies than when it was written; .* to repair it",
             0,
         ),
     ],

@@ -363,9 +363,9 @@ def test_another_tree_or_other_galaxies_are_refused(run, world, tmp_path):
     with pytest.raises(UserError, match=r"holds a run of the tree toy .* this one is of bad"):
         gzjax.train(tiny.config(world, data__tree=str(tmp_path / "other.toml")), workdir)
     more = tiny.folder(tmp_path / "more", 50)
-    with pytest.raises(UserError, match="other galaxies"):
+    with pytest.raises(UserError, match="different galaxies"):
         gzjax.train(tiny.config(more), workdir)
-    with pytest.raises(UserError, match="other galaxies"):
+    with pytest.raises(UserError, match="different galaxies"):
         gzjax.load_data(workdir, {"data.root": str(more)})
 
 
