@@ -72,8 +72,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "output",
     "",
-    "Where to write: predictions as CSV, Parquet or a folder of Parquet parts; embeddings as "
-    "Parquet; explore as HTML; export as a folder.",
+    "Where to write: predictions, similar galaxies and anomalies as CSV or Parquet, predictions "
+    "also as a folder of Parquet parts; embeddings as Parquet; explore as HTML; export as a folder.",
 )
 flags.DEFINE_string("embeddings", "", "Embeddings written by --mode embed.")
 flags.DEFINE_string("predictions", "", "Predictions written by --mode predict.")
@@ -83,7 +83,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string("query", "", "Which galaxy to compare with others: a GalaxyID or an image.")
 flags.DEFINE_integer(
-    "k", 50, "How many similar galaxies; anomalies score the distance to the k-th.", 1
+    "k", 50, "How many similar galaxies; anomalies score the distance to the k-th nearest.", 1
 )
 flags.DEFINE_bool(
     "readable", False, "Adds columns to predictions that say in words what is likely."

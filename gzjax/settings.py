@@ -69,7 +69,7 @@ def choice(default: str, names: Sequence[str]) -> Any:
 
 
 def text(default: str, expected: str = "text") -> Any:
-    """Text; `expected` says of what."""
+    """Text; `expected` says what it is, in words."""
     return setting(default, expected, lambda value: isinstance(value, str))
 
 

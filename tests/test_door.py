@@ -344,12 +344,12 @@ def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path,
             with pytest.raises(KeyboardInterrupt):
                 predict_all(some, shares=shares, name=name)
     for some, views in ((models[1:], 1), (models[:1], 2)):
-        with pytest.raises(UserError, match="was left by a prediction of other"):
+        with pytest.raises(UserError, match="was left by a prediction of different"):
             predict_all(some, views)
-    with pytest.raises(UserError, match="was left by a prediction of other"):
+    with pytest.raises(UserError, match="was left by a prediction of different"):
         predict_all(models, shares=(0.25, 0.75), name="two.csv")
     shutil.copytree(world / "images", tmp_path / "moved")
-    with pytest.raises(UserError, match="was left by a prediction of other images"):
+    with pytest.raises(UserError, match="was left by a prediction of different images"):
         predict_all(models[:1], images=tmp_path / "moved")
     lock = files.locked(tmp_path / "p.csv.parts" / "_lock")
     with lock, pytest.raises(UserError, match="another process is writing there"):

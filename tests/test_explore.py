@@ -120,7 +120,7 @@ def test_questions_of_other_campaigns_are_unknown(tmp_path):
     ]
 
 
-def test_a_page_of_the_second_campaign_alone_shows_its_own_fractions(tmp_path):
+def test_the_columns_of_a_page_of_the_second_campaign_alone_are_counted_from_the_first(tmp_path):
     of = union([tree.load("decals-dr5"), tree.load("rings")])
     file = save(table_of(of, predicted(of, 8), "both", ("rings",)), tmp_path / "p.csv")
     known = explore._known(predictions.read(file, [of], 100))

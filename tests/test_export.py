@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 import gzjax
 from gzjax import trees
+from gzjax.data.framing import Framing
 from gzjax.errors import UserError
 from gzjax.models import Conventions, Weights, pretrained
 from gzjax.run import build, checkpoint, export, exported, opened, recorder
@@ -99,7 +100,7 @@ def images():
 @pytest.fixture(scope="module")
 def expected(run, images):
     """What the run itself predicts: fractions, and the ends of the intervals."""
-    model = gzjax.load(run[0])._replace(framing=build.Framing(1.0, 16))
+    model = gzjax.load(run[0])._replace(framing=Framing(1.0, 16))
     fractions = model.predict(images)[list(model.tree.columns)].to_numpy()
     assert model.temperature(3) == 1.7
     believed = model.posterior(images)
@@ -362,7 +363,7 @@ def test_without_jax2onnx_the_rest_is_written_and_it_is_said(
     program = (tmp_path / "e" / "predict.stablehlo").read_bytes()
     found = jax.export.deserialize(bytearray(program)).call(images)
     assert list(found) == ["fractions"]
-    model = gzjax.load(tmp_path / "e")._replace(framing=build.Framing(1.0, 16))
+    model = gzjax.load(tmp_path / "e")._replace(framing=Framing(1.0, 16))
     expected = model.predict(images, views=1)[list(model.tree.columns)].to_numpy()
     assert_same([found["fractions"]], [expected])
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gzjax import tree as trees
 from gzjax.data import catalogue, dataset, parquet
+from gzjax.data.columns import CHALLENGE_TABLE
 from gzjax.data.dataset import Split
 from gzjax.data.images import (
     UNREACHABLE,
@@ -213,7 +214,7 @@ def test_the_column_of_images_is_known_by_its_type():
 
 
 def read(root, **changes):
-    options = {"tree": DECALS, "table": catalogue.CHALLENGE_TABLE, "images": "images"} | changes
+    options = {"tree": DECALS, "table": CHALLENGE_TABLE, "images": "images"} | changes
     return catalogue.read_catalogue(root, **options)
 
 

@@ -94,7 +94,7 @@ def test_parts_of_another_job_are_refused(tmp_path, gz2):
     output = tmp_path / "p.csv"
     parts_of(output, 10)
     for changes in ({"job": JOB | {"views": 16}}, {"size": 5}):
-        with pytest.raises(UserError, match=r"p\.csv\.parts was left by a prediction of other"):
+        with pytest.raises(UserError, match=r"p\.csv\.parts was left by a prediction of different"):
             parts_of(output, 10, **changes)
     (tmp_path / "p.csv.parts" / "_job.json").write_text("{")
     with pytest.raises(UserError, match=r"job\.json: damaged"):

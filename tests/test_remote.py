@@ -188,14 +188,19 @@ def test_what_is_written_in_place_has_to_be_here(world, invoke):
     for flags, words in (
         (("--mode", "train", "--workdir", "hf://a/b"), "--workdir hf://a/b: --mode train expects"),
         (("--mode", "report", "--workdir", "hf://a/b"), "--workdir hf://a/b: --mode report expe"),
-        (("--mode", "pack", "--pack", "hf://a/b"), "--pack hf://a/b: expected a folder of this"),
-        (("--mode", "export", "--output", "hf://a/b"), "--output hf://a/b: expected a folder of"),
+        (("--mode", "pack", "--pack", "hf://a/b"), "--pack hf://a/b: expected a local folder"),
+        (
+            ("--mode", "export", "--output", "hf://a/b"),
+            "--output hf://a/b: expected a local folder",
+        ),
     ):
         status, _, wrong = invoke(*flags)
         assert (status, wrong.count("\n")) == (2, 1)
         assert words in wrong
     options = configs.typed(tiny.config(world, data__kind="pack", data__root="s3://b/pack"))
-    with pytest.raises(UserError, match=r"^--config\.data\.root: expected a folder .*s3://b/pack"):
+    with pytest.raises(
+        UserError, match=r"^--config\.data\.root: expected a local folder.*s3://b/pack"
+    ):
         galaxies.build_data(options, galaxies.load_tree(options.data), None, False, gzjax.Report())
 
 

@@ -249,8 +249,8 @@ class _ShieldedIterator(grain.DatasetIterator):
             if not (ended := re.search(r"exit code (-?\d+)", str(error))):
                 raise
             raise UserError(
-                f"data.processes: a worker process was killed (exit code {ended[1]}), probably "
-                "because memory ran out; the same command resumes"
+                f"data.processes: a worker process ended (exit code {ended[1]}; -9 usually means "
+                "that memory ran out); the same command resumes"
             ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -22,6 +22,7 @@ _ENDINGS = {
 }
 _AUTO = ("counts", "weights", "fractions", "cumulative")
 KINDS = ("auto", *_ENDINGS)
+CHALLENGE_TABLE, CHALLENGE_IMAGES = "training_solutions_rev1.csv", "images_training_rev1"
 _TOTALS = ("_total-votes", "_total_count")
 _CHALLENGE = "challenge names"  # of the family whose columns are cumulative, whatever they hold
 

@@ -136,7 +136,7 @@ class Data(NamedTuple):
         """
         if fingerprint != self.fingerprint:
             raise UserError(
-                f"{workdir} was started on different galaxies, votes or another tree than "
+                f"{workdir} was started on different galaxies, votes or a different tree than "
                 "there are now; expected those, or another folder for the run"
             )
 

@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 
 from gzjax.data import parquet, tally
-from gzjax.data.columns import KINDS, Columns, find_columns
+from gzjax.data.columns import CHALLENGE_TABLE, KINDS, Columns, find_columns
 from gzjax.data.rows import Rows, column_names
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 
-CHALLENGE_TABLE, CHALLENGE_IMAGES = "training_solutions_rev1.csv", "images_training_rev1"
 # More rows broken, or images missing or broken, than this part of a catalogue is a mistake, not
 # bad luck.
 MOST_LEFT_OUT = 0.01

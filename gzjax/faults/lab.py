@@ -143,7 +143,7 @@ class Lab:
         return self._facts
 
     def check_same(self, workdir: Path, expected: Path | None = None) -> None:
-        """Raises Broken if a run did not end as another; None: as the undisturbed one."""
+        """Raises Broken if a run did not end as `expected` did; None: as the undisturbed one."""
         compare(facts(workdir), facts(expected) if expected else self.undisturbed())
 
 

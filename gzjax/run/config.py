@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from gzjax.augment import Augmentation
-from gzjax.data.columns import KINDS
+from gzjax.data.columns import CHALLENGE_IMAGES, CHALLENGE_TABLE, KINDS
 from gzjax.data.framing import FitsSettings
-from gzjax.data.tables import CHALLENGE_IMAGES, CHALLENGE_TABLE
 from gzjax.errors import UserError, named
 from gzjax.losses import Objective
 from gzjax.models import NetworkSettings

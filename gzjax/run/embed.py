@@ -182,7 +182,7 @@ def anomalies(embeddings: str | Path, k: int = 50, report: Report = SILENT) -> p
     embeddings, distances = Path(embeddings), []
     ids = embedded.read_ids(embeddings)
     if not 1 <= k < len(ids):
-        raise UserError(f"k: expected a number below that of the galaxies, {len(ids)}, found {k}")
+        raise UserError(f"k: expected 1 or more, and fewer than the {len(ids)} galaxies, found {k}")
     with report.task("comparing galaxies") as progress:
         for block in embedded.blocks(embeddings):
             # A galaxy is itself among its nearest, or something just as near is.

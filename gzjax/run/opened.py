@@ -1,4 +1,4 @@
-"""A run that is there, or a model that was exported, opened: its model, its galaxies, its tree."""
+"""Opens a run, or a model that was exported: its model, its galaxies, its tree."""
 
 from collections.abc import Mapping
 from pathlib import Path

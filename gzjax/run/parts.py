@@ -125,7 +125,7 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """
     if output.suffix not in suffixes:
         named = " or ".join(suffix for suffix in suffixes if suffix)
-        folder = ", or without a suffix, for a folder of parts" * ("" in suffixes)
+        folder = ", or one without a suffix for a folder of parts" * ("" in suffixes)
         raise UserError(f"--output {output}: expected a name that ends with {named}{folder}")
     if remote.is_remote(output):
         remote.check([str(output)])
