@@ -73,7 +73,7 @@ flags.DEFINE_string(
     "output",
     "",
     "Where to write: predictions, similar galaxies and anomalies as CSV or Parquet, predictions "
-    "also as a folder of Parquet parts; embeddings as Parquet; explore as HTML; export as a folder.",
+    "also as a folder of parts; embeddings as Parquet; explore as HTML; export as a folder.",
 )
 flags.DEFINE_string("embeddings", "", "Embeddings written by --mode embed.")
 flags.DEFINE_string("predictions", "", "Predictions written by --mode predict.")
