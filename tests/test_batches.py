@@ -280,7 +280,7 @@ def test_a_worker_that_was_killed_is_said_in_one_line():
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     lost = batches._ShieldedIterator(Lost())
-    with pytest.raises(UserError, match=r"data.processes: a worker process ended .*code -9\)"):
+    with pytest.raises(UserError, match=r"data.processes: a worker process ended .*code -9;"):
         next(lost)
     Lost.said = "something else"
     with pytest.raises(RuntimeError, match="something else"):
