@@ -18,10 +18,10 @@ from test_page import Page
 from gzjax import UserError, describe, tree
 from gzjax.data import embeddings
 from gzjax.posterior import Posterior
-from gzjax.run import columns, explore, predictions
-from gzjax.run.columns import Predicted, Wanted
+from gzjax.run import explore, prediction_columns, predictions
 from gzjax.run.parts import write_parquet
 from gzjax.run.predict import published
+from gzjax.run.prediction_columns import Predicted, Wanted
 from gzjax.trees import NAMES
 from gzjax.trees.campaigns import union
 
@@ -45,7 +45,7 @@ def ids_of(number: int) -> list[str]:
 def table_of(of: tree.Tree, given: Predicted, kind: str = "both", campaigns=()) -> pd.DataFrame:
     """The table as --mode predict makes it, with `fault`."""
     wanted = Wanted(kind, None, campaigns)
-    table = columns.table_of(of, ids_of(len(given.faults)), [given], wanted)
+    table = prediction_columns.table_of(of, ids_of(len(given.faults)), [given], wanted)
     return published(table, of, wanted, readable=True).to_pandas()
 
 

@@ -13,7 +13,7 @@ from gzjax import posterior, votes
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, pack, predict, recorder
 from gzjax.run import parts as in_parts
-from gzjax.run.columns import Wanted
+from gzjax.run.prediction_columns import Wanted
 from gzjax.trees import campaigns
 
 KINDS = ("fraction", "90pc-lower", "90pc-upper")

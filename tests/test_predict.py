@@ -11,8 +11,8 @@ from gzjax.data import images
 from gzjax.errors import UserError
 from gzjax.run import inference, predict
 from gzjax.run import parts as in_parts
-from gzjax.run.columns import CHALLENGE, Predicted
 from gzjax.run.parts import Parts
+from gzjax.run.prediction_columns import CHALLENGE, Predicted
 
 JOB = {"images": "0123", "views": 4}
 

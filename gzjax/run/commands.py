@@ -11,7 +11,6 @@ from absl.flags import FlagValues
 from gzjax import remote, tree
 from gzjax.errors import UserError
 from gzjax.run import (
-    columns,
     command_line,
     embed,
     evaluate,
@@ -28,6 +27,7 @@ from gzjax.run import (
 )
 from gzjax.run.opened import describe_run, load, load_data
 from gzjax.run.parts import Engine
+from gzjax.run.prediction_columns import Wanted
 from gzjax.run.report import Report
 
 
@@ -194,7 +194,7 @@ def run_predict(call: Call) -> None:
         shares=shares,
         readable=given.readable,
         report=call.report,
-        wanted=columns.Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
+        wanted=Wanted(given.columns, given.volunteers, tuple(given.campaigns)),
         size=given.range,
         share=share,
         engine=call.engine(call.workdirs, overrides),

@@ -18,10 +18,10 @@ from gzjax.errors import UserError
 from gzjax.posterior import Posterior
 from gzjax.run import inference
 from gzjax.run import parts as in_parts
-from gzjax.run.columns import CHALLENGE, Predicted, Wanted, table_of, unwanted
 from gzjax.run.evaluate import check_same_tree, mixed_posterior
 from gzjax.run.model import Model
 from gzjax.run.parts import FORMAT, RANGE, Engine, Parts
+from gzjax.run.prediction_columns import CHALLENGE, Predicted, Wanted, table_of, unwanted
 from gzjax.run.report import Report
 from gzjax.tree import Tree
 

@@ -1,6 +1,7 @@
 """Predictions read back from the tables that `--mode predict` wrote, a sample of them if many.
 
-The inverse of `gzjax.run.columns`. Tables are streamed, so memory does not grow with them.
+The inverse of `gzjax.run.prediction_columns`. Tables are streamed, so memory does not grow with
+them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,11 @@ from jaxtyping import Float32
 
 from gzjax.data.rows import ID_COLUMNS, column_names, first_of
 from gzjax.errors import UserError, one_line
+from gzjax.run.prediction_columns import KINDS, asked_columns
 from gzjax.tree import Tree
 
 BATCH = 16384  # rows read at a time
 _ROUNDING = 1e-4  # by which fractions may leave [0, 1]
-_KINDS = ("fraction", "90pc-lower", "90pc-upper")
 
 Answers = Float32[np.ndarray, "galaxies answers"]
 
@@ -121,15 +122,8 @@ def _there(tree: Tree, header: Sequence[str]) -> set[int]:
 
 def _columns(tree: Tree) -> list[str]:
     """All columns that predictions of a tree may have."""
-    survey = [f"{name}_{kind}" for kind in _KINDS for name in tree.survey_columns]
-    return list(dict.fromkeys([*tree.columns, *survey, *_asked_columns(tree)]))
-
-
-def _asked_columns(tree: Tree) -> list[str]:
-    return [
-        f"{tree.survey_columns[question.first].rpartition('_')[0]}_proportion-asked"
-        for question in tree.questions
-    ]
+    survey = [f"{name}_{kind}" for kind in KINDS for name in tree.survey_columns]
+    return list(dict.fromkeys([*tree.columns, *survey, *asked_columns(tree)]))
 
 
 def _open(files: Sequence[Path], galaxies: str, numbers: Sequence[str]) -> pa.dataset.Dataset:
@@ -188,9 +182,9 @@ def _fractions(
 
     cumulative = all_of(tree.columns)
     conditional, low, high = (
-        all_of([f"{name}_{kind}" for name in tree.survey_columns]) for kind in _KINDS
+        all_of([f"{name}_{kind}" for name in tree.survey_columns]) for kind in KINDS
     )
-    asked = all_of(_asked_columns(tree))
+    asked = all_of(asked_columns(tree))
     for question in tree.by_depth:
         place, own = question.number - 1, question.columns
         gates = np.ones_like(unknown)

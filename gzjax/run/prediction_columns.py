@@ -75,6 +75,8 @@ class Wanted(NamedTuple):
 
 
 CHALLENGE = Wanted("challenge")
+# What an answer has of a survey's columns; of models without intervals the first alone.
+KINDS = ("fraction", "90pc-lower", "90pc-upper")
 
 
 def survey_columns(predicted: Predicted, tree: Tree, wanted: Wanted) -> dict[str, np.ndarray]:
@@ -87,21 +89,29 @@ def survey_columns(predicted: Predicted, tree: Tree, wanted: Wanted) -> dict[str
     believed, asked = predicted.posterior, tree.asked(predicted.fractions)
     if believed is None:
         fractions = np.asarray(normalise(predicted.fractions, tree)[0])
-        ends: tuple[tuple[str, np.ndarray], ...] = ()
+        ends: tuple[np.ndarray, ...] = ()
     else:
-        low, high = believed.interval(0.9, wanted.volunteers)
-        fractions, ends = believed.mean(), (("90pc-lower", low), ("90pc-upper", high))
+        ends = believed.interval(0.9, wanted.volunteers)
+        fractions = believed.mean()
     columns = {}
-    for question, reached in zip(tree.questions, asked.T, strict=True):
+    named = zip(tree.questions, asked_columns(tree), asked.T, strict=True)
+    for question, asked_of, reached in named:
         if not wanted.takes(question):
             continue
         for answer in range(question.columns.start, question.columns.stop):
             name = tree.survey_columns[answer]
-            for kind, values in (("fraction", fractions), *ends):
+            for kind, values in zip(KINDS, (fractions, *ends), strict=False):
                 columns[f"{name}_{kind}"] = values[:, answer]
-        asked_of = tree.survey_columns[question.first].rpartition("_")[0]
-        columns[f"{asked_of}_proportion-asked"] = reached
+        columns[asked_of] = reached
     return columns
+
+
+def asked_columns(tree: Tree) -> list[str]:
+    """For each question the name of the column of the part of the crowd that is asked."""
+    return [
+        f"{tree.survey_columns[question.first].rpartition('_')[0]}_proportion-asked"
+        for question in tree.questions
+    ]
 
 
 def table_of(
