@@ -8,7 +8,7 @@ run on these and on others, which were selected for their clear morphology. Such
 network to see, and that galaxies are clearer than they are. Three epochs without them, at a low
 rate, keep the one and undo the other.
 
-Time: 18 minutes on two CPU cores that had other work, too, with 6,585 galaxies to train on.
+Time: 10 minutes on two CPU cores, with 6,585 galaxies to train on.
 Score: on 730 test galaxies RMSE 0.0825 and 0.0830 (two seeds) with 16 views, 0.0841 and 0.0848 with
 one; the mean row scores 0.1645, and before it was 0.0829 and 0.0834, 0.0845 and 0.0850
 (docs/ablation.md).
