@@ -20,7 +20,7 @@ def get_config():
     config.data.crop = 0.5
     config.data.canvas = 32
 
-    config.model.name = "efficientnet-tiny"
+    config.model.name = "efficientnet-nano"
     config.model.image_size = 32
 
     config.views.rotate = 180.0

@@ -208,7 +208,7 @@ def trains(world, invoke, tmp_path, monkeypatch):
         words[words.index("--workdir") + 1] = str(tmp_path / "run")
         tiny = {"data.canvas": 24, "model.image_size": 16, "model.weights": "", "epochs": 1}
         tiny |= {"batch_size": 8, "evaluate.batch_size": 8, "evaluate.views": 1}
-        tiny |= {"data.validation": 0.2, "data.test": 0.2, "model.name": "efficientnet-tiny"}
+        tiny |= {"data.validation": 0.2, "data.test": 0.2, "model.name": "efficientnet-nano"}
         options = [f"--config.{name}={value}" for name, value in tiny.items()]
         status, out, err = invoke(*words[1:], *options)
         assert status == 0, err

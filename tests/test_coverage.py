@@ -20,7 +20,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sky")
     options = {
         "data.kind": "sky", "data.galaxies": GALAXIES, "data.crop": 0.5, "data.canvas": 32,
-        "data.validation": 0.2, "data.test": 0.4, "model.name": "efficientnet-tiny",
+        "data.validation": 0.2, "data.test": 0.4, "model.name": "efficientnet-nano",
         "model.image_size": 32, "views.rotate": 180.0, "loss.activation": "softmax",
         "loss.terms": ("dirichlet",), "optim.learning_rate": 0.05, "batch_size": 64, "epochs": 30,
         "evaluate.every": 10, "evaluate.batch_size": 64,

@@ -12,9 +12,9 @@ from gzjax import models
 from gzjax.errors import UserError
 from gzjax.models import TENSORFLOW, Conventions, NetworkSettings, Weights, efficientnet
 from gzjax.models.efficientnet import Details
-from gzjax.models.variants import VARIANTS, BlockPlan, plan
+from gzjax.models.variants import NANO, VARIANTS, BlockPlan, plan
 
-TINY, LITE0, SECOND = "efficientnet-tiny", "efficientnet-lite0", "efficientnetv2-b0"
+FIRST, LITE0, SECOND = "efficientnet-nano", "efficientnet-lite0", "efficientnetv2-b0"
 
 # With 1000 outputs: Tan & Le 2019 and its code; the Lites, its code's README and timm; version 2,
 # timm's `tf_efficientnetv2_b0` and so on.
@@ -79,7 +79,7 @@ def test_dropout_rates_are_the_published_ones():
 
 def test_channels_are_rounded_to_eight_and_not_down_by_more_than_a_tenth():
     def scaled(channels, width, **options):
-        return VARIANTS[TINY]._replace(width=width, **options).scaled(channels)
+        return VARIANTS[FIRST]._replace(width=width, **options).scaled(channels)
 
     assert [scaled(32, width) for width in (1.0, 1.1, 1.2, 1.4, 2.0)] == [32, 32, 40, 48, 64]
     assert scaled(24, 0.35) == 8
@@ -88,8 +88,8 @@ def test_channels_are_rounded_to_eight_and_not_down_by_more_than_a_tenth():
     # Version 2 rounds down by as much as it takes.
     assert scaled(16, 1.2) == 24
     assert VARIANTS["efficientnetv2-b3"].scaled(16) == 16
-    # Every one of them makes images 32 times smaller, the first convolution twice.
-    for variant in VARIANTS.values():
+    # Every published one makes images 32 times smaller, the first convolution twice.
+    for variant in (VARIANTS[name] for name in PUBLISHED_SIZES):
         assert math.prod(stage.stride for stage in variant.stages) == 16
 
 
@@ -126,21 +126,21 @@ def test_lite_scales_neither_stem_nor_head_nor_the_outer_stages():
     assert blocks[0].inputs == 32
 
 
-STRIDES = {TINY: (1, 2), LITE0: (1, 2), SECOND: (1, 2, 2)}
+STRIDES = {FIRST: (1, 2), LITE0: (1, 2), SECOND: (1, 2, 2)}
 UNUSUAL = Conventions("symmetric", 0.1, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 KEY = jax.random.key(7)
 
 
-def short(name=TINY, **options):
+def short(name=FIRST, **options):
     """Builds a network of a few stages only."""
-    stages = tiny.SHORT_V2 if name == SECOND else tiny.SHORT
+    stages = tiny.SHORT_V2 if name == SECOND else NANO
     with pytest.MonkeyPatch.context() as patch:
         tiny.shorten(patch, name, stages)
         return models.build(name, **{"outputs": 5, "image_size": 24} | options)
 
 
 @functools.cache
-def given(name=TINY):
+def given(name=FIRST):
     """Random weights of a short network, and images for it."""
     generator = np.random.default_rng(0)
 
@@ -154,7 +154,7 @@ def given(name=TINY):
     return weights, jnp.float32(generator.uniform(0, 1, (6, 24, 24, 3)))
 
 
-def run(train=False, key=None, name=TINY, compiled=False, **options):
+def run(train=False, key=None, name=FIRST, compiled=False, **options):
     """Outputs and statistics of a short network; without `jit` operations are compiled but once."""
     weights, images = given(name)
     apply = functools.partial(short(name, **options).apply, train=train, key=key)
@@ -243,9 +243,9 @@ def by_hand(weights, images, train, conventions, name):
 @pytest.mark.parametrize(
     ("name", "train", "conventions", "depthwise"),
     [
-        (TINY, False, UNUSUAL, "shifted"),
-        (TINY, True, UNUSUAL, "xla"),
-        (TINY, True, TENSORFLOW, "shifted"),
+        (FIRST, False, UNUSUAL, "shifted"),
+        (FIRST, True, UNUSUAL, "xla"),
+        (FIRST, True, TENSORFLOW, "shifted"),
         (LITE0, True, UNUSUAL, "shifted"),
         (SECOND, True, TENSORFLOW, "shifted"),
         (SECOND, False, UNUSUAL, "xla"),
@@ -253,7 +253,7 @@ def by_hand(weights, images, train, conventions, name):
 )
 def test_a_network_gives_the_numbers_of_numpy(name, train, conventions, depthwise):
     options = {"dropout": 0.0, "stochastic_depth": 0.0, "depthwise": depthwise}
-    outputs, after = run(train, KEY, name, name != TINY, conventions=conventions, **options)
+    outputs, after = run(train, KEY, name, name != FIRST, conventions=conventions, **options)
     weights, images = given(name)
     expected, statistics = by_hand(weights, images, train, conventions, name)
     assert outputs.shape == (6, 5)
@@ -368,7 +368,7 @@ def test_a_network_takes_images_of_any_size_and_begins_with_its_own():
         apply = functools.partial(network.apply, train=False)
         assert jax.eval_shape(apply, *weights, images)[0].shape == (2, 5)
     assert "f32[1,40,40,3]" in str(jax.make_jaxpr(network.init)(KEY))
-    assert "f32[1,128,128,3]" in str(jax.make_jaxpr(models.build(TINY, outputs=5).init)(KEY))
+    assert "f32[1,128,128,3]" in str(jax.make_jaxpr(models.build(FIRST, outputs=5).init)(KEY))
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +416,7 @@ def test_kernels_begin_with_fan_out_variance_and_the_rest_neutral(start):
 
 
 def test_depths_run_from_the_stem_to_the_classifier():
-    network = models.build(TINY, outputs=5)
+    network = models.build("efficientnet-tiny", outputs=5)
     params = jax.eval_shape(network.init, KEY).params
     depths = {layer: network.depth_of(layer) for layer in params}
     assert depths["stem"] == depths["stem_norm"] == 0
@@ -469,7 +469,7 @@ def test_frozen_depths_normalise_as_in_evaluation():
 def test_settings_begin_as_documented():
     expected = NetworkSettings("efficientnet-b0", 128, "float32", 0.2, "", True, "auto", 1)
     assert NetworkSettings() == expected
-    assert list(models.NAMES) == [*PUBLISHED_SIZES, TINY]
+    assert list(models.NAMES) == [*PUBLISHED_SIZES, "efficientnet-tiny", FIRST]
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ def test_settings_that_are_not_allowed_are_named(options, expected):
         NetworkSettings(**options)
     if not options.keys() & {"weights", "conventions"}:
         with pytest.raises(UserError, match=expected):
-            models.build(**{"name": TINY, "outputs": 5} | options)
+            models.build(**{"name": FIRST, "outputs": 5} | options)
 
 
 def test_settings_at_the_edges_are_allowed():
@@ -504,14 +504,14 @@ def test_settings_at_the_edges_are_allowed():
 
 def test_the_number_of_outputs_has_no_default():
     with pytest.raises(TypeError, match="outputs"):
-        models.build(TINY)
+        models.build(FIRST)
 
 
 @pytest.mark.parametrize(
     ("name", "conventions", "depthwise"),
     [
-        (TINY, UNUSUAL, "shifted"),
-        (TINY, TENSORFLOW, "xla"),
+        (FIRST, UNUSUAL, "shifted"),
+        (FIRST, TENSORFLOW, "xla"),
         (LITE0, UNUSUAL, "shifted"),
         (SECOND, TENSORFLOW, "xla"),
     ],

@@ -183,7 +183,7 @@ def test_renames_and_the_clock_are_hooks_of_the_process_and_judged(tmp_path):
     ("hook", "code"),
     [
         (
-            training.HOUR_BACK.format(calls=2),
+            training.DAY_BACK.format(calls=2),
             "import time; a = [time.time() for _ in range(4)]; assert 0 <= a[1] - a[0] < 9; "
             "assert a[2] < a[1] - 80000; assert 0 <= a[3] - a[2] < 9",
         ),

@@ -74,7 +74,7 @@ def test_your_own_galaxies(world, tmp_path, monkeypatch):
         {
             'Path("survey")': repr(world).replace("PosixPath", "Path"),
             '"decals-dr5"': repr(str(world / "toy.toml")),
-            '"efficientnet-lite0", "imagenet", 128, 20': '"efficientnet-tiny", "", 16, 1',
+            '"efficientnet-lite0", "imagenet", 128, 20': '"efficientnet-nano", "", 16, 1',
             '"new_images"': repr(str(world / "images")),
             "config.epochs = EPOCHS": "config.epochs, config.batch_size = EPOCHS, 8\n"
             "config.evaluate.batch_size = 8",

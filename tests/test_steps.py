@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
 
 from gzjax import augment, models, steps
 from gzjax.augment import Augmentation
@@ -67,17 +66,8 @@ def batch(crowd):
 
 @pytest.fixture(scope="module")
 def on_devices(gz2, batch):
-    """{number of devices: (compiled step, state after two steps, its metrics, first weights)}.
-
-    The network has two stages only, and everything in it that a longer one has.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.shorten(patch)
-        return steps_on_devices(gz2, batch)
-
-
-def steps_on_devices(gz2, batch):
-    network = models.build("efficientnet-tiny", outputs=gz2.size, image_size=32)
+    """{number of devices: (compiled step, state after two steps, its metrics, first weights)}."""
+    network = models.build("efficientnet-nano", outputs=gz2.size, image_size=32)
     results = {}
     for number in (1, 8):
         model = model_on(number, gz2, network)

@@ -69,6 +69,11 @@ V2_L = (
     Stage(25, 3, 2, 6, 384),
     Stage(7, 3, 1, 6, 640),
 )
+# As few as have everything in them: no expansion, a stride, a shortcut.
+NANO = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 5, 2, 6, 24),
+)
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 SQUEEZE = 0.25
 
@@ -138,8 +143,9 @@ VARIANTS = {
     "efficientnetv2-s": Variant(1.0, 1.0, 0.2, stages=V2_S, stem=24),
     "efficientnetv2-m": Variant(1.0, 1.0, 0.3, stages=V2_M, stem=24),
     "efficientnetv2-l": Variant(1.0, 1.0, 0.4, stages=V2_L, stem=32),
-    # Ours, by the first rule: for tests, and for a first look on a laptop.
+    # Ours, by the first rule: for a first look on a laptop, and for tests.
     "efficientnet-tiny": Variant(0.35, 0.35, 0.1),
+    "efficientnet-nano": Variant(0.35, 1.0, 0.1, stages=NANO),
 }
 
 

@@ -235,7 +235,7 @@ def build_training(options: Options, network: Network, training_galaxies: int) -
     return Training(
         objective=options.loss,
         augmentation=options.views,
-        learning_rate=learning_rate,
+        learning_rate=jax.jit(learning_rate),
         optimiser=optimiser,
         average_decay=options.average.decay,
         batch_size=run.batch_size,
