@@ -200,7 +200,7 @@ def test_bad_files_are_listed_with_a_reason(world, model, tmp_path):
     listed = pd.read_csv(tmp_path / "e.parquet.unreadable.csv", dtype=str)
     assert listed["GalaxyID"].tolist() == ["1007", "1021"]
     assert listed["fault"][1].startswith("too small")
-    with pytest.raises(UserError, match=r"--output \S*e\.csv: expected a name that ends with \.pa"):
+    with pytest.raises(UserError, match=r"output \S*e\.csv: expected a name that ends with \.pa"):
         embed.embed_to_file(model, str(folder), tmp_path / "e.csv")
 
 

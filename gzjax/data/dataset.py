@@ -15,6 +15,7 @@ from gzjax.data.batches import Source
 from gzjax.data.framing import Framing
 from gzjax.data.images import ImageFiles, Images, JoinedImages, place_of
 from gzjax.data.parquet import ParquetImages
+from gzjax.data.tables import LEFT_OUT_COLUMNS
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 from gzjax.trees import campaigns
@@ -101,7 +102,7 @@ class Data(NamedTuple):
     def left_out_with(self, faults: Mapping[int, str]) -> pd.DataFrame:
         """`left_out`, and below it images that turned out unreadable, {row: reason}."""
         found = [(self.ids[row], place_of(self.images, row), faults[row]) for row in sorted(faults)]
-        more = pd.DataFrame(found, columns=catalogue.LEFT_OUT_COLUMNS)
+        more = pd.DataFrame(found, columns=LEFT_OUT_COLUMNS)
         return pd.concat([self.left_out, more], ignore_index=True)
 
     @property
@@ -208,7 +209,7 @@ def from_sky(
     )
     ids = tuple(map(str, range(galaxies)))
     splits = _split(ids, split, "the synthetic sky")
-    left_out = pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS)
+    left_out = pd.DataFrame(columns=LEFT_OUT_COLUMNS)
     return Data(ids, images, votes, splits, left_out, "synthetic sky", tree, framing)
 
 

@@ -34,6 +34,7 @@ from jaxtyping import Float32, UInt8
 from gzjax.data import catalogue
 from gzjax.data.framing import FitsSettings, Framing
 from gzjax.data.images import Images, Unusable
+from gzjax.data.tables import LEFT_OUT_COLUMNS
 from gzjax.errors import UserError, named, one_line
 from gzjax.tree import Tree
 
@@ -115,7 +116,7 @@ def read(folder: Path, *, tree: Tree | None, framing: Framing) -> Pack:
     files = [folder / shard["file"] for shard in manifest["shards"]]
     galaxies = [shard["galaxies"] for shard in manifest["shards"]]
     images = PackedImages(files, galaxies, framing.canvas)
-    left_out = pd.DataFrame(manifest["left_out"], columns=catalogue.LEFT_OUT_COLUMNS)
+    left_out = pd.DataFrame(manifest["left_out"], columns=LEFT_OUT_COLUMNS)
     of_votes = (manifest["label"], manifest["about"], manifest["members"])
     return Pack(ids, images, votes, left_out, *of_votes)
 

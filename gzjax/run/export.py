@@ -60,7 +60,7 @@ def export(
       UserError: no run there, or a folder that is.
     """
     if remote.is_remote(output):
-        raise UserError(f"--output {output}: expected a local folder")
+        raise UserError(f"output {output}: expected a local folder")
     with exported.at_hand(workdir) as folder:
         _export(folder, Path(output).expanduser(), overrides, views, report)
 
@@ -73,9 +73,9 @@ def _export(
     report: Report,
 ) -> None:
     if output.exists():
-        raise UserError(f"--output {output} is already there; delete it, or name another")
+        raise UserError(f"output {output} is already there; delete it, or name another")
     if not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}")
+        raise UserError(f"output {output}: there is no folder {output.parent}")
     best = exported.open_best(workdir)
     model = opened.load(workdir, overrides, alone=True, depthwise="portable")
     views = model.views_or(views)

@@ -126,13 +126,13 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     if output.suffix not in suffixes:
         named = " or ".join(suffix for suffix in suffixes if suffix)
         folder = ", or one without a suffix for a folder of parts" * ("" in suffixes)
-        raise UserError(f"--output {output}: expected a name that ends with {named}{folder}")
+        raise UserError(f"output {output}: expected a name that ends with {named}{folder}")
     if remote.is_remote(output):
         remote.check([str(output)])
     elif not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}")
+        raise UserError(f"output {output}: there is no folder {output.parent}")
     if output.exists() and not (output / JOB).exists():
-        raise UserError(f"--output {output} is already there; delete it, or name another")
+        raise UserError(f"output {output} is already there; delete it, or name another")
 
 
 # Models, some images -> their table; the last argument is told of each batch how many it has.
