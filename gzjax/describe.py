@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from gzjax.trees import Question, Tree
+from gzjax.trees.campaigns import campaign_of
 
 # A question counts as reached if at least this part of the volunteers would be asked it.
 REACHED = 0.5
@@ -37,7 +38,8 @@ def most_likely(fractions: Float[np.ndarray, "galaxies answers"], tree: Tree) ->
 def morphology(chosen: Sequence[int], tree: Tree) -> tuple[str, ...]:
     """What a galaxy looks like, such as `spiral`, `barred`, `2 arms`, `obvious bulge`.
 
-    Follows the most likely answers down the tree, as far as the questions are reached.
+    Follows the most likely answers down the tree, as far as the questions are reached. Of several
+    campaigns' trees, down the first whose questions are.
 
     Args:
       chosen: for each question the position of its most likely answer, `NOT_REACHED` if none.
@@ -51,9 +53,10 @@ def morphology(chosen: Sequence[int], tree: Tree) -> tuple[str, ...]:
             path[question.name] = question, answer
             given.add(question.first + answer)
     said: dict[int, str] = {}  # column of the answer: its phrase
-    for name in tree.described or [question.name for question in tree.questions]:
-        if name not in path:
-            continue
+    names = [name for name in tree.described or [q.name for q in tree.questions] if name in path]
+    for name in names:
+        if campaign_of(name, tree) != campaign_of(names[0], tree):
+            break
         question, answer = path[name]
         phrase = f"{name}: {_words(question.answers[answer])}"
         if question.phrases:

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
+from gzjax.errors import UserError
+
 Fractions = Float[np.ndarray, "galaxies answers"]
 Weights = Float[np.ndarray, " networks"]
 
@@ -18,6 +20,21 @@ def mix(predictions: Sequence[Fractions], weights: Weights) -> Fractions:
 def uniform_weights(networks: int) -> Weights:
     """The same weight for all; they sum to 1."""
     return np.full(networks, 1 / networks)
+
+
+def weights_of(shares: Sequence[float] | np.ndarray | None, networks: int) -> Weights:
+    """Shares of networks in a mixture as weights that sum to 1; None: all alike.
+
+    Raises:
+      UserError: not as many as networks, one below 0, or all 0.
+    """
+    if shares is None:
+        return uniform_weights(networks)
+    weights = np.asarray(shares, np.float64)
+    if weights.shape != (networks,) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
+        expected = f"expected {networks} of 0 or more, not all 0"
+        raise UserError(f"shares: {expected}, found {', '.join(map(str, np.atleast_1d(shares)))}")
+    return weights / weights.sum()
 
 
 def fit_weights(predictions: Sequence[Fractions], observed: Fractions) -> Weights:

@@ -18,6 +18,7 @@ Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 import errno
 import logging
 import shlex
+import signal
 import sys
 import warnings
 from typing import Any
@@ -187,6 +188,9 @@ def start_distributed() -> None:
             "--distributed: expected a process that SLURM, a TPU pod or MPI started, found none "
             f"({str(error).strip().partition(chr(10))[0]})"
         ) from None
+    if jax.process_count() == 1:
+        # jax catches SIGTERM for processes to agree when to stop; one alone does not ask it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def main(arguments: list[str]) -> None:

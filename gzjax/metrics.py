@@ -6,6 +6,7 @@ Observed fractions that nobody knows are NaN, and count for nothing.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -92,16 +93,20 @@ def _interval(
     sums = [*(errors.sum(axis=1) for errors, _ in pairs), pairs[0][1].sum(axis=1)]
     # Of a single galaxy, which scipy refuses, every resample is that galaxy.
     sums = [np.resize(each, max(2, len(each))) for each in sums]
-    found = stats.bootstrap(
-        sums,
-        statistic,
-        paired=True,
-        method="percentile",
-        n_resamples=resamples,
-        batch=10,  # the memory for 100,000 galaxies stays below 100 MB
-        rng=seed,
-    )
-    return [float(end) for end in found.confidence_interval]
+    with warnings.catch_warnings():
+        # Of few galaxies that are known, some resamples have none.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            sums,
+            statistic,
+            paired=True,
+            method="percentile",
+            n_resamples=resamples,
+            batch=10,  # the memory for 100,000 galaxies stays below 100 MB
+            rng=seed,
+        )
+    known = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]
+    return [float(end) for end in np.percentile(known, (2.5, 97.5))] if len(known) else [np.nan] * 2
 
 
 def rmse_interval(
@@ -182,8 +187,7 @@ def accuracies(
 def _asked(observed: Fractions, tree: Tree) -> Iterator[tuple[Question, np.ndarray, np.ndarray]]:
     """Each question, what part of the crowd was asked it, and the galaxies for which it counts."""
     for question, reached in zip(tree.questions, tree.asked(observed).T, strict=True):
-        if question.gates:  # in the precision of the labels, where 4 of 5 votes are a tie
-            reached = reached.astype(observed.dtype)
+        reached = reached.astype(observed.dtype)  # the labels', in which 4 of 5 votes are a tie
         yield question, reached, (reached >= ASKED) & ~np.isnan(observed[:, question.first])
 
 

@@ -87,11 +87,15 @@ class Posterior(NamedTuple):
         return np.where(numbers > 0, below + uniform * at, np.nan)
 
     def log_likelihood(self, votes: Answers) -> float:
-        """Of all galaxies' votes; the mixture of each question's Dirichlet-multinomials."""
+        """Of all galaxies' votes; the mixture of each question's Dirichlet-multinomials.
+
+        Galaxies of which nothing is known, whose images could not be read, do not count.
+        """
         each = -np.asarray(
             _negative_log_likelihood(self.concentrations, votes[:, None], self.tree), np.float64
         )
-        return float(special.logsumexp(each, axis=1, b=self.shares[:, None]).sum())
+        known = ~np.isnan(self.concentrations).any(axis=(1, 2))
+        return float(special.logsumexp(each[known], axis=1, b=self.shares[:, None]).sum())
 
     def _beta(self) -> tuple[np.ndarray, np.ndarray]:
         """Parameters of the marginals, beta distributions: of an answer, and of all others."""
@@ -135,12 +139,13 @@ def _beta_quantile(
 def _steps(first: np.ndarray, second: np.ndarray, numbers: np.ndarray, most: int) -> Any:
     """Yields k and the beta-binomial probabilities of k of `numbers` volunteers, k = 0 ... most."""
     n = numbers[:, None, :].astype(np.float64)
-    probability = np.exp(special.betaln(first, second + n) - special.betaln(first, second))
+    # In logarithms: the probability of none may be too small a number, and others are made of it.
+    logarithm = special.betaln(first, second + n) - special.betaln(first, second)
     for k in range(most + 1):
-        yield k, probability
+        yield k, np.exp(logarithm)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = (n - k) * (first + k) / ((k + 1) * (second + n - k - 1))
-        probability = np.where(k < n, probability * ratio, 0.0)
+            logarithm = np.where(k < n, logarithm + np.log(ratio), -np.inf)
 
 
 def _binomial(

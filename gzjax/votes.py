@@ -106,7 +106,7 @@ def noise_floor(votes: Float[np.ndarray, "galaxies answers"], tree: Tree) -> flo
     fractions = observed(votes, tree).astype(np.float64)
     always = [question.columns for question in tree.questions if not question.gates]
     volunteers = np.max([np.nan_to_num(votes[:, each]).sum(axis=1) for each in always], axis=0)
-    some = volunteers > 1
+    some = volunteers >= 2  # weighted votes of one may be somewhat more than 1
     variances = fractions[some] * (1 - fractions[some]) / (volunteers[some] - 1)[:, None]
     known = ~np.isnan(variances)
     return float(np.sqrt(variances[known].mean())) if known.any() else None

@@ -3,6 +3,7 @@ import pytest
 
 from gzjax import describe
 from gzjax.tree import NAMES, Tree, load
+from gzjax.trees.campaigns import part, union
 
 
 def fractions_of(tree, **answers):
@@ -262,3 +263,18 @@ def test_each_galaxy_is_described_as_if_alone(gz2, crowd):
 def test_no_galaxy_is_a_table_all_the_same(name):
     tree = load(name)
     assert describe.readable(np.zeros((0, tree.size)), tree).shape == (0, len(tree.questions) + 1)
+
+
+def test_of_several_campaigns_the_first_that_a_galaxy_is_known_to_is_described():
+    trees = load("gz2"), load("decals-dr5")
+    whole = union(trees)
+    rows = [fractions_of(trees[0], **DISK), fractions_of(trees[1], **DISK)]
+    pairs = zip(rows, trees, strict=True)
+    words = [describe.readable(row[None], tree)["morphology"][0] for row, tree in pairs]
+    assert words[0] != words[1]
+    places = [part(whole, tree) for tree in trees]
+    for known, expected in (((0,), words[0]), ((1,), words[1]), ((0, 1), words[0]), ((), "")):
+        fractions = np.full((1, whole.size), np.nan)
+        for each in known:
+            fractions[0, places[each]] = rows[each]
+        assert describe.readable(fractions, whole)["morphology"].tolist() == [expected]

@@ -1,11 +1,13 @@
 """The Python door: what a notebook gets is what the commands write."""
 
 import contextlib
+import errno
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from gzjax.models import Conventions
 from gzjax.run import build, evaluate, exported, inference, predict
 from gzjax.run import pack as packs
 from gzjax.run import parts as in_parts
+from gzjax.run.model import digest_of
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +298,33 @@ def test_shares_of_several_processes_are_one_table(world, models, tmp_path, suff
     assert counted.calls == 10
     assert output.read_bytes() == whole
     assert not (tmp_path / f"{output.name}.parts").exists()
+    predict_all("shared", (3, 3))  # queued again after the others joined
+    assert said[-1].endswith("is there already, joined by another process; nothing is done")
+    assert counted.calls == 10
+    assert not (tmp_path / f"{output.name}.parts").exists()
+    with pytest.raises(UserError, match="is already there; delete it"):
+        predict_all("shared")
+
+
+def test_parts_are_deleted_when_nothing_of_them_is_open(world, models, tmp_path, monkeypatch):
+    """On NFS a folder with an open file cannot be deleted; the prediction is whole all the same."""
+    said = []
+    report = gzjax.Report(loud=False)
+    report.say = said.append
+
+    def nfs(folder):
+        with files.locked(folder / "_lock"):  # of nobody else
+            pass
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(folder))
+
+    monkeypatch.setattr(files, "remove_folder", nfs)
+    predict.predict_to_file(
+        models[:1], str(world / "images"), tmp_path / "p.csv", views=1, shares=np.ones(1),
+        readable=False, report=report,
+    )  # fmt: skip
+    assert len(pd.read_csv(tmp_path / "p.csv")) == tiny.GALAXIES
+    assert said[-2] == f"{tmp_path / 'p.csv'}: {tiny.GALAXIES} galaxies"
+    assert "p.csv.parts: no longer needed, but not deleted" in said[-1]
 
 
 class _Counted:
@@ -348,6 +378,8 @@ def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path,
             predict_all(some, views)
     with pytest.raises(UserError, match="was left by a prediction of different"):
         predict_all(models, shares=(0.25, 0.75), name="two.csv")
+    with pytest.raises(UserError, match="was left by a prediction of different"):
+        predict_all([models[0]._replace(temperatures={1: 2.0})])
     shutil.copytree(world / "images", tmp_path / "moved")
     with pytest.raises(UserError, match="was left by a prediction of different images"):
         predict_all(models[:1], images=tmp_path / "moved")
@@ -423,8 +455,16 @@ def test_models_and_galaxies_that_do_not_belong_together_are_refused(models, gal
 def test_a_network_is_known_by_what_it_was_trained_on(models):
     model = models[0]
     assert model.identity == model._replace(name="moved").identity
-    others = (model._replace(step=1), model._replace(about={**model.about, "data": "x"}))
-    assert len({model.identity, *(other.identity for other in others)}) == 3
+    others = (
+        model._replace(step=1),
+        model._replace(about={**model.about, "data": "x"}),
+        model._replace(digest="x"),
+    )
+    assert len({model.identity, *(other.identity for other in others)}) == 4
+    changed = jax.tree.map(lambda leaf: leaf + (leaf.size == 6), model.weights)
+    assert (
+        digest_of(changed) != digest_of(model.weights) == digest_of(jax.device_get(model.weights))
+    )
 
 
 def test_packing_and_training_from_the_pack_changes_nothing(world, workdirs, tmp_path, capsys):

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gzjax import ensemble, metrics
+from gzjax.errors import UserError
 from gzjax.tree import violations
 
 
@@ -19,6 +20,14 @@ def test_a_mixture_is_the_weighted_mean_and_obeys_the_tree(crowd, gz2):
     np.testing.assert_allclose(mixed, 0.25 * members[0] + 0.75 * members[1], rtol=1e-5)
     assert mixed.dtype == np.float32
     assert float(violations(mixed, gz2).max()) < 1e-5
+
+
+def test_shares_are_weights_whatever_their_sum(crowd):
+    np.testing.assert_allclose(ensemble.weights_of([2, 1], 2), [2 / 3, 1 / 3])
+    np.testing.assert_array_equal(ensemble.weights_of(None, 4), [0.25] * 4)
+    for wrong in ([1], [1, 2, 3], [2, -1], [0, 0], [np.nan, 1], [np.inf, 1]):
+        with pytest.raises(UserError, match="shares: expected 2 of 0 or more, not all 0, found "):
+            ensemble.weights_of(wrong, 2)
 
 
 def test_fitted_weights_match_a_fine_grid(crowd):

@@ -156,6 +156,10 @@ def test_of_many_a_random_sample_is_read(tmp_path, monkeypatch):
         (lambda t: t[["GalaxyID", "shape_round"]], "expected the answers of a tree"),
         (lambda t: t.assign(shape_round=3.0), "shape_round of 0000: expected a fraction, found 3"),
         (lambda t: t.assign(GalaxyID="0001"), "GalaxyID 0001 appears twice"),
+        (
+            lambda t: t.assign(**dict.fromkeys(TOY.columns)),
+            "expected fractions of the votes, found",
+        ),
         (lambda t: t[:0], "expected predicted galaxies, found none"),
         (lambda t: t.assign(shape_round="many"), "not readable as predictions: "),
     ],

@@ -116,6 +116,7 @@ def assert_same(found, expected):
 def test_an_export_opens_like_the_run(run, galaxies):
     models = [gzjax.load(folder) for folder in run]
     assert models[0].identity == models[1].identity
+    assert len(models[0].digest) == 16
     assert models[1].temperatures == {3: 1.7}
     assert models[1].raw is None
     tables = [model.predict(galaxies / "images") for model in models]

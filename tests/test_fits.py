@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -94,6 +95,23 @@ def test_three_bands_are_blue_green_red_unless_told(tmp_path):
     expected = read_image(save(tmp_path / "r.fits", bands[2]), FRAMING)
     np.testing.assert_array_equal(read_image(tmp_path / "hdus.fits", single), expected)
     assert "1 bands" in fault(tmp_path / "r.fits", FitsSettings(bands="0,1,2"))
+
+
+def test_another_band_than_the_one_asked_for_is_not_taken(tmp_path):
+    file = save(tmp_path / "g.fits", galaxy(), names=("", "G")[1:], primary=False)
+    wanted = FRAMING._replace(fits=FitsSettings(bands="g"))
+    np.testing.assert_array_equal(read_image(file, wanted), read_image(file, FRAMING))
+    for bands in ("r", "7"):
+        expected = f"1 bands (G), expected {bands}"
+        assert expected in fault(file, FitsSettings(bands=bands))
+
+
+def test_what_gzip_packed_is_read_from_anywhere(tmp_path):
+    file = save(tmp_path / "a.fits.gz", galaxy())
+    expected = read_image(file, FRAMING)
+    for same in (f"file://{file}", f"file://{file}[0]", Path(file).read_bytes()):
+        np.testing.assert_array_equal(read_image(same, FRAMING), expected)
+        assert check_image(same, decode=True) == ""
 
 
 def test_the_ratios_of_bands_are_kept_where_it_is_bright(tmp_path):

@@ -13,7 +13,7 @@ from gzjax import posterior, votes
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, pack, predict, recorder
 from gzjax.run import parts as in_parts
-from gzjax.run.prediction_columns import Wanted
+from gzjax.run.prediction_columns import Predicted, Wanted, survey_columns
 from gzjax.trees import campaigns
 
 KINDS = ("fraction", "90pc-lower", "90pc-upper")
@@ -106,6 +106,15 @@ def test_columns_are_those_asked_for(world, model, workdir):
 def test_the_only_campaign_may_be_named(world, model):
     every = model.predict(world / "images")
     pd.testing.assert_frame_equal(model.predict(world / "images", campaigns=["toy"]), every)
+
+
+def test_nothing_is_known_of_a_question_that_nobody_would_be_asked(gz2):
+    fractions = np.zeros((2, 37), np.float32)
+    fractions[:, 0] = fractions[:, 15] = 1.0  # smooth, round
+    fractions[1, :2], fractions[1, 3:5] = 0.5, (0.1, 0.4)
+    found = survey_columns(Predicted(fractions, None, ["", ""]), gz2, Wanted("survey"))
+    np.testing.assert_allclose(found["disk-edge-on-gz2_yes_fraction"], [np.nan, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(found["disk-edge-on-gz2_proportion-asked"], [0, 0.5])
 
 
 def test_a_model_without_likelihood_has_fractions_but_no_intervals(world, tmp_path):

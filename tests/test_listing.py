@@ -276,6 +276,13 @@ def test_a_pack_is_listed_by_its_ids_whatever_its_tree(tmp_path, crowd):
     np.testing.assert_array_equal(found.framed(Framing(0.5, 9))[1], pixels[1])
     with pytest.raises(UserError, match=r"^crop: 1\.0, but"):
         found.framed(Framing(1.0, 9))
+    # Of one in two catalogues, which a pack holds twice, the first.
+    packing.write(tmp_path / "two", data._replace(ids=("d", "c", "d", "a")))
+    once = list_images(tmp_path / "two")
+    assert once.ids == ["d", "c", "a"]
+    for part, places in ((once, [0, 1, 3]), (once.part(range(1, 3)), [1, 3])):
+        read = part.framed(Framing(0.5, 9))
+        np.testing.assert_array_equal([read[n] for n in range(len(places))], pixels[places])
     shutil.rmtree(tmp_path / "pack")
     packing.write(tmp_path / "pack", data._replace(images=255 - pixels))
     again = list_images(tmp_path / "pack").framed(Framing(0.5, 9))
@@ -329,6 +336,9 @@ def test_images_inside_parquet_files_are_listed(tmp_path):
     there = list_images(tmp_path / "d.parquet")
     assert there.files == [str(tmp_path / name) for name in ("8.png", "9.png")]
     assert int(there.framed(Framing(1.0, 16))[0].mean()) == 90
+    # What is meant by a folder of both is not to be guessed.
+    with pytest.raises(UserError, match=r"found both, such as \S*8\.png and \S*[cd]\.parquet"):
+        list_images(tmp_path)
     (tmp_path / "none").mkdir()
     pd.DataFrame({"id_str": ["1"]}).to_parquet(tmp_path / "none" / "t.parquet")
     with pytest.raises(UserError, match="expected a column of encoded images, or of their files"):

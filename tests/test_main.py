@@ -1,6 +1,7 @@
 """The command line: as processes where signals and several processes matter, else in this one."""
 
 import csv
+import functools
 import json
 import logging
 import os
@@ -96,7 +97,7 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     status, said, wrong = invoke("--mode", "evaluate", "--mixture", "fitted", *both)
     assert (status, wrong) == (0, "")
     assert "alone: RMSE" in said
-    mixed = json.loads((workdir / "evaluate_test_2_networks.json").read_text())
+    (mixed,) = (json.loads(file.read_text()) for file in workdir.glob("evaluate_*_networks_*.json"))
     assert sum(mixed["mixture"]) == pytest.approx(1, abs=1e-3)
     assert mixed["mixture"] != [0.5, 0.5]
 
@@ -263,6 +264,18 @@ MISTAKES = [
     (["--views", "0"], "--views=0"),
     (["--distributed"], "--distributed: expected a process that SLURM"),
 ]
+
+
+def test_a_process_alone_is_ended_by_sigterm_as_before(monkeypatch):
+    """jax.distributed catches it, for several processes to agree when to stop."""
+    before = signal.getsignal(signal.SIGTERM)
+    caught = functools.partial(signal.signal, signal.SIGTERM, lambda *_: None)
+    monkeypatch.setattr(jax.distributed, "initialize", caught)
+    try:
+        main.start_distributed()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_every_mode_has_a_command():

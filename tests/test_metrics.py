@@ -127,6 +127,15 @@ def test_the_interval_is_the_percentile_bootstrap_of_galaxies(crowd):
     )
 
 
+def test_the_interval_is_of_the_resamples_in_which_something_is_known(crowd):
+    observed = crowd[:20].copy()
+    observed[2:] = np.nan
+    low, high = metrics.rmse_interval(crowd[20:40], observed)
+    each = [metrics.rmse(crowd[20 + n : 21 + n], observed[n : n + 1]) for n in range(2)]
+    assert [low, high] == pytest.approx(sorted(each))
+    assert np.isnan(metrics.rmse_interval(crowd[20:40], np.full_like(observed, np.nan))).all()
+
+
 def test_the_interval_of_a_single_galaxy_is_its_rmse(crowd):
     one, other = crowd[:1], crowd[1:2]
     rmse = metrics.rmse(one, other)
@@ -230,6 +239,16 @@ def test_who_was_asked_and_who_agreed_by_hand(gz2, dtype):
         "agreed_accuracy": pytest.approx(2 / 3),
         "agreed_baseline": 0,
     }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_four_of_five_are_not_more_than_four_fifths(gz2, dtype):
+    """Of a question that everybody is asked, too."""
+    observed = np.zeros((4, 37), dtype)
+    observed[:, 0] = np.array([36 / 45, 32 / 40, 4 / 5, 37 / 45]).astype(dtype)
+    observed[:, 1] = 1 - observed[:, 0]
+    found = metrics.accuracies(observed, observed, np.zeros(37), gz2)["smooth-or-featured"]
+    assert (found["galaxies"], found["agreed_galaxies"]) == (4, 1)
 
 
 def test_a_question_asked_after_any_of_two_answers():

@@ -83,6 +83,25 @@ def test_intervals_of_what_volunteers_would_say(believed):
     assert few > many == pytest.approx(underlying, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("alpha", "volunteers"),
+    [((900, 100), 700), ((450, 50), 1000), ((2000, 2), 300), ((1, 1), 2000)],
+)
+def test_intervals_of_many_volunteers_are_exact_where_few_votes_are_next_to_impossible(
+    alpha, volunteers
+):
+    concentrations = np.array([[[*alpha, 1e-9, 1, 1]]])
+    sure = Posterior(concentrations, np.ones(1), SMALL)
+    low, high = sure.interval(volunteers=volunteers)
+    exact = stats.betabinom(volunteers, *alpha)
+    for found, share in ((low, 0.05), (high, 0.95)):
+        assert found[0, 0] == pytest.approx(exact.ppf(share) / volunteers, abs=1e-9)
+    votes = np.array([[*(np.rint(volunteers * np.array(alpha) / sum(alpha))), 0, 0, 0]])
+    k = votes[0, 0]
+    below = exact.cdf(k - 1)
+    assert below - 1e-9 <= sure.pit(votes)[0, 0] <= below + exact.pmf(k) + 1e-9
+
+
 def test_the_transform_of_votes_is_theirs(believed):
     votes = drawn(believed, 20)
     votes[3, :3] = np.nan
@@ -191,6 +210,18 @@ def test_the_mixture_is_more_likely_than_its_mean_component(believed):
             each = [stats.dirichlet_multinomial.pmf(k, a, k.sum()) for a in alpha]
             expected += np.log(SHARES @ each)
     assert believed.log_likelihood(votes) == pytest.approx(expected, rel=1e-5)
+
+
+def test_images_that_cannot_be_read_change_no_temperature(believed):
+    votes = drawn(believed, 45)
+    some = believed._replace(concentrations=believed.concentrations.copy())
+    some.concentrations[7] = np.nan
+    others = np.arange(300) != 7
+    without = believed._replace(concentrations=believed.concentrations[others])
+    assert some.log_likelihood(votes) == pytest.approx(without.log_likelihood(votes[others]))
+    assert posterior.fit_temperature(some, votes) == pytest.approx(
+        posterior.fit_temperature(without, votes[others]), rel=1e-6
+    )
 
 
 def test_images_that_cannot_be_read_have_no_intervals(believed):

@@ -5,14 +5,20 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from gzjax import describe
 from gzjax import tree as trees
-from gzjax.data import images
+from gzjax.data.framing import Framing
+from gzjax.data.listing import Listing
 from gzjax.errors import UserError
 from gzjax.run import inference, predict
 from gzjax.run import parts as in_parts
+from gzjax.run.model import Reading
 from gzjax.run.parts import Parts
-from gzjax.run.prediction_columns import CHALLENGE, Predicted
+from gzjax.run.prediction_columns import CHALLENGE, Predicted, Wanted
+from gzjax.tree import fractions
+from gzjax.trees import campaigns
 
 JOB = {"images": "0123", "views": 4}
 
@@ -34,7 +40,7 @@ def write(parts, rows, crowd, faults=None, readable=False):
 
 def join(parts, output):
     write = predict.write_csv if output.suffix == ".csv" else in_parts.write_parquet
-    return in_parts.join_parts(parts, output, write)
+    return in_parts.join_parts(parts, write)
 
 
 def missing(parts):
@@ -72,6 +78,21 @@ def test_words_are_added_where_asked(tmp_path, crowd, gz2):
     table = pd.read_csv(output, keep_default_na=False)
     assert list(table.columns[38:40]) == ["smooth-or-featured", "disk-edge-on"]
     assert table["morphology"].str.len().min() > 3
+
+
+def test_words_are_of_the_campaigns_that_are_asked_for(crowd, gz2):
+    decals = trees.load("decals-dr5")
+    both = campaigns.union([gz2, decals])
+    own = np.asarray(fractions(np.random.default_rng(0).normal(0, 2, (5, 34)), decals, "softmax"))
+    values = np.concatenate([crowd[:5], own], axis=1).astype(np.float32)
+    wanted = Wanted("challenge", None, ("dr5",))
+    ids = [str(row) for row in range(5)]
+    table = predict.table_of(both, ids, [Predicted(values, None, [""] * 5)], wanted)
+    found = predict.published(table, both, wanted, readable=True).to_pandas()
+    assert not [name for name in found if "gz2" in name]
+    expected = describe.readable(own, decals)
+    np.testing.assert_array_equal(found["morphology"], expected["morphology"])
+    np.testing.assert_array_equal(found["bar-dr5"], expected["bar"])
 
 
 def test_what_is_done_is_not_done_again(tmp_path, crowd, gz2):
@@ -142,13 +163,28 @@ def test_a_failed_join_leaves_no_output(tmp_path, crowd, gz2):
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv.parts"]
 
 
-def test_a_disk_that_is_gone_is_no_damaged_image():
-    gone = [images.fault_text(OSError(5, "Input/output error", "x.jpg"))] * 40
-    with pytest.raises(UserError, match="none of 40 images from b on can be opened: cannot be op"):
-        inference.check_no_outage(gone, "b")
-    inference.check_no_outage(gone[:5], "b")  # a list of a few
-    inference.check_no_outage([*gone, ""], "b")
-    inference.check_no_outage([images.fault_text(images.Unusable("truncated"))] * 40, "b")
+def test_a_disk_that_is_gone_is_no_damaged_image(tmp_path):
+    """However small batches are: whole ones count, one after the other."""
+    for name in ("good", "bad"):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+
+    def faults(*runs):
+        files = [str(tmp_path / f"{name}.png") for name, number in runs for _ in range(number)]
+        listed = Listing([f"g{n}" for n in range(len(files))], files)
+        seen = inference.batches_of(listed, [Framing(1.0, 16)], Reading(8, 1, 0), lambda _: {})
+        return [fault for _, _, some in seen for fault in some]
+
+    with pytest.raises(UserError, match="none of 32 images from g16 on can be opened: cannot be"):
+        faults(("good", 12), ("gone", 40))
+    for runs in (
+        [("good", 12), ("gone", 35), ("good", 5)],  # three whole batches
+        [("gone", 31), ("good", 1), ("gone", 30)],
+        [("bad", 40)],
+    ):
+        assert [not fault for fault in faults(*runs)] == [
+            name == "good" for name, number in runs for _ in range(number)
+        ]
 
 
 def test_the_job_says_how_many_images_a_part_has(tmp_path, gz2):

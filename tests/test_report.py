@@ -133,10 +133,12 @@ def test_events_past_the_resumed_step_are_purged(tmp_path, monkeypatch):
 
 
 def test_evaluations_have_files_of_their_own(tmp_path, result):
+    of_two = {"split": "test", "views": 16, "networks": 2, "workdirs": ["a", "b"]}
     for changes, name in (
         ({}, "validation"),
         ({"split": "test", "views": 16}, "test_16_views"),
-        ({"split": "test", "views": 16, "networks": 2}, "test_16_views_2_networks"),
+        ({**of_two, "mixture": [0.5, 0.5]}, "test_16_views_2_networks_f7b5ad"),
+        ({**of_two, "mixture": [0.4, 0.6]}, "test_16_views_2_networks_cd8c8c"),
     ):
         recorder.write_evaluation(tmp_path, result | changes)
         saved = json.loads((tmp_path / f"evaluate_{name}.json").read_text())

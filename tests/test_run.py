@@ -410,6 +410,21 @@ def test_two_trainings_of_one_workdir_are_refused(run, world, tmp_path):
         gzjax.train(tiny.config(world), tmp_path)
 
 
+def test_another_run_that_began_while_galaxies_were_read_is_not_resumed(
+    run, world, tmp_path, monkeypatch
+):
+    other, read = run()["workdir"], galaxies.build_data
+
+    def begun(*arguments, **options):
+        shutil.copytree(other, tmp_path, dirs_exist_ok=True)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(galaxies, "build_data", begun)
+    with pytest.raises(UserError, match="another command has trained here meanwhile; try again"):
+        gzjax.train(tiny.config(world, optim__learning_rate=0.01), tmp_path)
+    gzjax.train(tiny.config(world), tmp_path)  # the same run
+
+
 def test_an_outage_stops_training_and_loses_nothing(run, world, tmp_path, monkeypatch):
     config = tiny.config(world, data__threads=1)
     data = gzjax.load_data(run()["workdir"])

@@ -137,6 +137,9 @@ def test_the_noise_floor_goes_by_the_question_that_most_volunteers_answered():
     assert votes.noise_floor(crowd, two) == pytest.approx(expected, rel=1e-6)
     crowd[:, 2:] = 0  # nobody was asked
     assert votes.noise_floor(crowd, two) is not None
+    # One person's votes, weighted, tell nothing of how far two would differ.
+    lone = np.float32([*[[20, 20, 3, 1]] * 9, [0.51, 0.5, 0, 0]])
+    assert votes.noise_floor(lone, two) == pytest.approx(expected, rel=1e-6)
 
 
 def reference(alpha, counts, some_tree):

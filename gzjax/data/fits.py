@@ -14,6 +14,7 @@ bright centres keep their colour. Why the defaults of `framing.FitsSettings`:
 Rows go from south to north in FITS, and the other way in JPEGs: images are turned to be alike.
 """
 
+import gzip
 import io
 import math
 from typing import Any
@@ -26,7 +27,7 @@ from jaxtyping import Float32, UInt8
 from gzjax import remote
 from gzjax.data.framing import FitsSettings
 from gzjax.data.images import Unusable, size_fault
-from gzjax.data.paths import Encoded, split_hdu
+from gzjax.data.paths import GZIP, Encoded, split_hdu
 from gzjax.errors import one_line
 
 # An HDU, and which of its planes.
@@ -95,8 +96,12 @@ def colours(
 
 def _opened(file: Encoded) -> Any:
     file = remote.read(file) if isinstance(file, str) and "://" in file else file
+    if isinstance(file, bytes):
+        # astropy unpacks files alone.
+        file = gzip.decompress(file) if file.startswith(GZIP) else file
+        return fits.open(io.BytesIO(file))
     # Without memory maps, which may kill a process whose disk is gone.
-    return fits.open(io.BytesIO(file) if isinstance(file, bytes) else file, memmap=False)
+    return fits.open(file, memmap=False)
 
 
 def _find_bands(hdus: Any, hdu: str, wanted: str) -> list[Band]:
@@ -107,7 +112,7 @@ def _find_bands(hdus: Any, hdu: str, wanted: str) -> list[Band]:
         bands = bands[:1]
     if wanted == "auto" and len(bands) == 3:
         bands = bands[::-1]
-    elif len(bands) > 1 or "," in wanted:
+    elif len(bands) > 1 or wanted != "auto":
         chosen = [] if wanted == "auto" else wanted.upper().split(",")
         numbers = [names.index(each) if each in names else each for each in chosen]
         found = [int(n) for n in numbers if str(n).isdecimal() and int(n) < len(bands)]

@@ -46,7 +46,7 @@ class Listing(NamedTuple):
     ids: GalaxyIDs, each once; a file's name without its suffix, where no table gives another.
     files: paths; none of a pack or of arrays.
     pack: folder of a pack, if they are of one.
-    rows: of the pack; None: all.
+    rows: int[galaxies], of the pack; None: all.
     pixels: uint8[galaxies, height, width, 3], if they are in memory.
     embedded: where they are inside Parquet files, if they are.
     """
@@ -54,7 +54,7 @@ class Listing(NamedTuple):
     ids: Sequence[str]
     files: Sequence[str]
     pack: Path | None = None
-    rows: range | None = None
+    rows: np.ndarray | None = None
     pixels: np.ndarray | None = None
     embedded: Cells | None = None
 
@@ -65,10 +65,26 @@ class Listing(NamedTuple):
             self.ids[cut],
             self.files[cut],
             self.pack,
-            None if self.pack is None else (self.rows or range(len(self.ids)))[cut],
+            None if self.pack is None else self._rows_of_pack[cut],
             None if self.pixels is None else self.pixels[cut],
             None if self.embedded is None else self.embedded.take(cut),
         )
+
+    def take(self, rows: Sequence[int]) -> "Listing":
+        """Those of some rows, wherever they are; their names are in memory."""
+        places = np.asarray(rows, int)
+        return Listing(
+            [self.ids[row] for row in rows],
+            [self.files[row] for row in rows] if len(self.files) else [],
+            self.pack,
+            None if self.pack is None else self._rows_of_pack[places],
+            None if self.pixels is None else self.pixels[places],
+            None if self.embedded is None else self.embedded.take(places),
+        )
+
+    @property
+    def _rows_of_pack(self) -> np.ndarray:
+        return np.arange(len(self.ids)) if self.rows is None else self.rows
 
     def framed(self, framing: Framing) -> Images:
         """The images, cut out and rescaled as `images.read_image` does.
@@ -81,7 +97,7 @@ class Listing(NamedTuple):
         if self.pack is not None:
             changed = (self.pack / packs.MANIFEST).stat().st_mtime_ns
             packed = _packed(self.pack, framing, changed)
-            return packed if self.rows is None else JoinedImages([(packed, np.array(self.rows))])
+            return packed if self.rows is None else JoinedImages([(packed, self.rows)])
         if self.embedded is not None:
             return ParquetImages(self.embedded, framing)
         return ImageFiles(self.files, framing)
@@ -154,12 +170,18 @@ def _of_path(name: str) -> Listing:
     name = os.path.expanduser(name)
     path = Path(name)
     if packs.is_pack(path):
-        return Listing(list(packs.read_ids(path)), [], path)
+        return _of_pack(path)
     found: Iterable[str]
     if path.is_dir():
         found = find_files(path)
         first = next(found, None)
         if first is not None:
+            embedded = next(filter(holds_images, path.glob("*.parquet")), None)
+            if embedded is not None:
+                raise UserError(
+                    f"{name}: expected image files, or Parquet files that hold images, found both, "
+                    f"such as {first} and {embedded}; a pattern such as *.parquet names some"
+                )
             return _of_files(itertools.chain([first], found), name)
         shards = in_order(glob.glob(f"{glob.escape(name)}/**/*.parquet", recursive=True))
         if shards:
@@ -181,6 +203,13 @@ def _of_path(name: str) -> Listing:
     if not found:
         raise UserError(f"{name}: {expected}")
     return _of_files(found, name)
+
+
+def _of_pack(path: Path) -> Listing:
+    """Of a galaxy that is in several of its catalogues, the first image."""
+    ids = np.array(packs.read_ids(path), dtype=object)
+    rows = np.flatnonzero(~pd.Index(ids).duplicated())
+    return Listing(ids[rows].tolist(), [], path, None if len(rows) == len(ids) else rows)
 
 
 def _of_url(url: str) -> Listing:

@@ -40,10 +40,13 @@ def name_of(file: str | os.PathLike[str]) -> str:
     return f"{stem}[{hdu}]" if hdu else stem
 
 
+GZIP = b"\x1f\x8b"  # how what gzip packed begins; of images, FITS files alone
+
+
 def is_fits(file: Encoded) -> bool:
     """Whether an image is called like a FITS file, or its bytes begin like one."""
     if isinstance(file, bytes):
-        return file.startswith(b"SIMPLE  =")
+        return file.startswith((b"SIMPLE  =", GZIP))
     return path_of(file).lower().endswith(FITS)
 
 

@@ -94,7 +94,7 @@ class Call(NamedTuple):
         """
         path = command_line.path(str(self.flags[flag].value))
         if suffixes:
-            parts.check_output(path, suffixes)
+            parts.check_output(path, suffixes, self.share())
         return path
 
     def share(self) -> tuple[int, int]:

@@ -76,7 +76,7 @@ def embed_to_file(
     Raises:
       UserError: nothing to embed, or nowhere to write.
     """
-    in_parts.check_output(output, (".parquet",))
+    in_parts.check_output(output, (".parquet",), share)
     views = model.views_or(views)
     listed = listing.list_images(images)
     report.say(f"{len(listed.ids)} images, {views} view{'s' * (views != 1)} each")
@@ -84,7 +84,6 @@ def embed_to_file(
     job = {"embeddings of": listed.digest, **about}
     in_parts.write_in_parts(
         Parts(output, job, len(listed.ids), size, share),
-        output,
         [model],
         listed,
         functools.partial(table_of_part, views=views),

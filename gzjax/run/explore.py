@@ -195,17 +195,19 @@ def draw(
     ids: Sequence[str], listed: listing.Listing, framing: Framing, report: Report
 ) -> list[bytes]:
     """Small JPEGs of some galaxies; nothing for one that has no image, or an unreadable one."""
-    rows = {name: row for row, name in enumerate(listed.ids)}
-    images = listed.framed(listed.framing(framing._replace(canvas=SIDE)))
+    wanted = set(ids)  # some thousands, of maybe millions that are listed
+    rows = {name: row for row, name in enumerate(listed.ids) if name in wanted}
+    if not rows:
+        raise UserError("images: expected those of the predicted galaxies, found none of them")
+    images = listed.take(list(rows.values())).framed(listed.framing(framing._replace(canvas=SIDE)))
+    places = {name: place for place, name in enumerate(rows)}
 
     def one(name: str) -> bytes:
         try:
-            return page.picture(images[rows[name]])
+            return page.picture(images[places[name]])
         except Exception:  # of many kinds, as `read_image` raises them
             return b""
 
-    if not rows.keys() & set(ids):
-        raise UserError("images: expected those of the predicted galaxies, found none of them")
     pictures = []
     with ThreadPoolExecutor(THREADS) as pool, report.task("drawing pictures") as progress:
         for picture in pool.map(one, ids):

@@ -15,7 +15,8 @@ from gzjax.data.listing import Listing
 from gzjax.errors import UserError
 from gzjax.run.model import Reading
 
-# A batch of at least this many images, none of which can be opened, is an outage, not bad luck.
+# Whole batches of at least this many images, none of which can be opened, are an outage, not bad
+# luck.
 OUTAGE = 32
 # Batches that are with the device at a time, so that it never waits.
 AHEAD = 2
@@ -50,7 +51,7 @@ def batches_of(
       up; and of these why an image could not be read, "" where it could.
 
     Raises:
-      UserError: none of the images of a whole batch can be opened.
+      UserError: none of the images of whole batches can be opened.
     """
     read = [
         batches.ordered_batches(
@@ -67,18 +68,17 @@ def batches_of(
         seen = see(dict(zip(framings, images, strict=True)))
         return canvases[0]["row"], canvases[0]["fault"], seen
 
+    gone = 0  # images of whole batches that cannot be opened, one batch after the other
     for row, fault, seen in stream(step, zip(*read, strict=True)):
         there = row >= 0
         faults = [reason.decode() for reason in fault[there]]
-        check_no_outage(faults, listed.ids[row[0]])
+        gone = gone + len(faults) if are_unreachable(faults) else 0
+        if gone >= OUTAGE:
+            first = listed.ids[row[there][-1] + 1 - gone]
+            raise UserError(f"none of {gone} images from {first} on can be opened: {faults[0]}")
         yield seen, there, faults
 
 
-def check_no_outage(faults: Sequence[str], first: str) -> None:
-    """Checks that the disk or network is still there, damaged images aside.
-
-    Raises:
-      UserError: none of a batch, which begins with the galaxy `first`, could be opened.
-    """
-    if len(faults) >= OUTAGE and all(fault.startswith(UNREACHABLE) for fault in faults):
-        raise UserError(f"none of {len(faults)} images from {first} on can be opened: {faults[0]}")
+def are_unreachable(faults: Sequence[str]) -> bool:
+    """Whether no image could be opened, as if the disk or the network were gone."""
+    return all(fault.startswith(UNREACHABLE) for fault in faults)

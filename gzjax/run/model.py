@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 import pandas as pd
 
@@ -40,6 +41,14 @@ class Reading(NamedTuple):
     processes: int = 0
 
 
+def digest_of(weights: Weights) -> str:
+    """Changes with any weight of a network; the same wherever they lie, and on any device."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(weights):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()[:16]
+
+
 class Model(NamedTuple):
     """A network with its weights, ready to predict.
 
@@ -59,6 +68,7 @@ class Model(NamedTuple):
     step: of the training, that the weights are of.
     name: of the run, for people.
     temperatures: {views averaged: what makes intervals right on validation}.
+    digest: of the weights as they were trained, see `digest_of`.
     about: what was trained on what, as the checkpoint has it: config, tree, conventions, data.
     """
 
@@ -77,12 +87,13 @@ class Model(NamedTuple):
     step: int = 0
     name: str = ""
     temperatures: Mapping[int, float] = types.MappingProxyType({})
+    digest: str = ""
     about: Mapping[str, Any] = types.MappingProxyType({})
 
     @property
     def identity(self) -> str:
-        """Changes with what was trained on what, and for how long; not with where it lies."""
-        described = json.dumps([without_places(self.about), self.step], sort_keys=True)
+        """Changes with what was trained on what, and what it learnt; not with where it lies."""
+        described = json.dumps([without_places(self.about), self.step, self.digest], sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def views_or(self, views: int | None) -> int:

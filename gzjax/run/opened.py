@@ -15,7 +15,7 @@ from gzjax.models import Conventions
 from gzjax.run import build, exported, galaxies, recorder
 from gzjax.run import config as configs
 from gzjax.run.config import Options
-from gzjax.run.model import Model
+from gzjax.run.model import Model, digest_of
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Tree
 
@@ -55,6 +55,7 @@ def load(
         step=best.step,
         name=name,
         temperatures=temperatures,
+        digest=digest_of(best.average),
         about=best.about,
     )
 

@@ -20,7 +20,6 @@ from gzjax import describe, files, metrics
 from gzjax.data.dataset import Data
 from gzjax.run import config as configs
 from gzjax.run import evaluate, recorder
-from gzjax.run.checkpoint import Checkpoints
 from gzjax.run.model import Model
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Tree
@@ -109,11 +108,9 @@ def _curve(path: Path) -> dict[str, list[Any]]:
 
 def _run(workdir: Path, model: Model, data: Data, train: Mapping[str, Any]) -> dict[str, Any]:
     """What was trained on what, by which command, how long."""
-    if train:
-        steps = train["step"][-1]
-    else:
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
-            steps = checkpoints.newest() or model.step
+    # By their names, as all processes together would have to open them.
+    saved = [int(each.name) for each in workdir.glob("checkpoints/*") if each.name.isdecimal()]
+    steps = train["step"][-1] if train else max([model.step, *saved])
     sessions = [each for each in recorder.read_sessions(workdir) if each["from_step"] < steps]
     seconds = [each["seconds"] for each in sessions]
     return {

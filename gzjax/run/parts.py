@@ -46,6 +46,8 @@ class Parts:
       size: images a part.
       share: which of the parts are this process's: (2, 8) is the second of eight shares.
 
+    Where the output is there already, joined by another share, nothing is looked at or made.
+
     Raises:
       UserError: parts of another job.
     """
@@ -58,10 +60,12 @@ class Parts:
         size: int = RANGE,
         share: tuple[int, int] = (1, 1),
     ):
-        self.stay = not output.suffix
+        self.output, self.stay = output, not output.suffix
         self.folder = output if self.stay else output.with_name(f"{output.name}.parts")
         self.ranges = [range(n, min(n + size, number)) for n in range(0, number, size)]
         self.share = share
+        if self.joined:
+            return
         self.folder.mkdir(exist_ok=True)
         file, job = self.folder / JOB, {**job, "images_a_part": size}
         try:
@@ -76,6 +80,11 @@ class Parts:
                 f"{self.folder} was left by a prediction of different images or by different "
                 "networks; delete it, or name another output"
             )
+
+    @property
+    def joined(self) -> bool:
+        """Whether the output is there, as a whole."""
+        return not self.stay and self.output.exists()
 
     def file(self, rows: range) -> Path:
         """The part file of a range."""
@@ -116,12 +125,14 @@ class Parts:
                 yield pyarrow.parquet.read_table(file)
 
 
-def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+def check_output(
+    output: Path, suffixes: Sequence[str] = SUFFIXES, share: tuple[int, int] = (1, 1)
+) -> None:
     """Checks that predictions can be written there, before any long work.
 
     Raises:
-      UserError: another suffix, no such folder, or something there that is not an unfinished
-        dataset.
+      UserError: another suffix, no such folder, or something there that is neither an unfinished
+        dataset nor, of one share of several, what the others may have joined by now.
     """
     if output.suffix not in suffixes:
         named = " or ".join(suffix for suffix in suffixes if suffix)
@@ -131,7 +142,8 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
         remote.check([str(output)])
     elif not output.parent.is_dir():
         raise UserError(f"output {output}: there is no folder {output.parent}")
-    if output.exists() and not (output / JOB).exists():
+    joined = output.is_file() and share != (1, 1)
+    if output.exists() and not (output / JOB).exists() and not joined:
         raise UserError(f"output {output} is already there; delete it, or name another")
 
 
@@ -146,7 +158,6 @@ Engine = Callable[
 
 def write_in_parts(
     parts: Parts,
-    output: Path,
     models: Sequence[Model],
     listed: Listing,
     see: See,
@@ -158,8 +169,7 @@ def write_in_parts(
     """Writes the parts of this share that are missing; if all are there then, joins them.
 
     Args:
-      parts: of the output.
-      output: that is written in the end.
+      parts: of the output that is written in the end.
       models: that see the images.
       listed: all images.
       see: gives the table of a range, with the columns `GalaxyID` and `fault`; to be pickled, if
@@ -169,6 +179,9 @@ def write_in_parts(
       doing: what, in words.
       engine: has other processes do it, with models of their own; None: this one does.
     """
+    if parts.joined:
+        report.say(f"{parts.output}: is there already, joined by another process; nothing is done")
+        return
     number = sum(map(len, parts.mine))
     with files.locked(parts.lock):
         missing = parts.missing(parts.mine)
@@ -194,20 +207,19 @@ def write_in_parts(
         seconds = time.perf_counter() - began
         if new:
             report.say(f"{new} images in {seconds:.0f} s: {new / seconds:.1f} images/s")
-    if not parts.stay and output.exists():
-        report.say(f"{output}: joined by another process")
+    if parts.joined:
+        report.say(f"{parts.output}: joined by another process")
     elif others := len(parts.missing(parts.ranges)):
         number, shares = parts.share
         report.say(f"share {number} of {shares} is done; {others} parts of others are missing")
     elif parts.stay:
-        report.say(f"{output}: {len(listed.ids)} galaxies in {len(parts.ranges)} parts")
+        report.say(f"{parts.output}: {len(listed.ids)} galaxies in {len(parts.ranges)} parts")
     else:
-        _finish(parts, output, len(listed.ids), join, report)
+        _finish(parts, len(listed.ids), join, report)
 
 
 def _finish(
     parts: Parts,
-    output: Path,
     number: int,
     join: Callable[[Iterable[pyarrow.Table], Path], None],
     report: Report,
@@ -221,22 +233,27 @@ def _finish(
                 raise
             report.say("the parts are joined by another process")
             return
-        unreadable = join_parts(parts, output, join)
-        files.remove_folder(parts.folder)
-    report.say(f"{output}: {number - unreadable} galaxies")
+        if parts.joined:
+            report.say(f"{parts.output}: joined by another process")
+            return
+        unreadable = join_parts(parts, join)
+    report.say(f"{parts.output}: {number - unreadable} galaxies")
     if unreadable:
-        report.say(f"unreadable images: {unreadable}; see {output}.unreadable.csv")
+        report.say(f"unreadable images: {unreadable}; see {parts.output}.unreadable.csv")
+    try:  # after its lock was released: NFS keeps a file that somebody has open
+        files.remove_folder(parts.folder)
+    except OSError as error:
+        report.say(f"{parts.folder}: no longer needed, but not deleted ({one_line(error)})")
 
 
-def join_parts(
-    parts: Parts, output: Path, join: Callable[[Iterable[pyarrow.Table], Path], None]
-) -> int:
+def join_parts(parts: Parts, join: Callable[[Iterable[pyarrow.Table], Path], None]) -> int:
     """Joins all parts into the output, and lists the images that could not be read beside it.
 
     Returns:
       How many images could not be read.
     """
-    listed, unreadable = output.with_name(f"{output.name}.unreadable.csv"), 0
+    output, unreadable = parts.output, 0
+    listed = output.with_name(f"{output.name}.unreadable.csv")
     listed.unlink(missing_ok=True)  # of an earlier prediction
     with contextlib.ExitStack() as stack:
 

@@ -43,7 +43,7 @@ def predict(
       images: a folder, a pattern, a table of files, a pack; a list of files; a DataFrame with a
         column of files; or uint8[n, height, width, 3].
       views: test-time views averaged; None: as many as the recipe says.
-      shares: of each model in the mixture; None: all alike.
+      shares: of each model in the mixture, whatever their sum is; None: all alike.
       columns: `challenge`, the tree's columns, cumulative vote fractions; `survey`, see
         `survey_columns`; or `both`, the default for models with intervals.
       volunteers: intervals of what this many volunteers would say; None: of the underlying
@@ -104,7 +104,7 @@ def batches_of(
       UserError: none of the images of a whole batch can be opened.
     """
     count = models[0].views_or(views)
-    weights = ensemble.uniform_weights(len(models)) if shares is None else np.asarray(shares)
+    weights = ensemble.weights_of(shares, len(models))
     # Models that cut out and rescale images alike share them.
     framings = list(dict.fromkeys(model.framing for model in models))
 
@@ -158,7 +158,7 @@ def predict_to_file(
     Raises:
       UserError: nothing to predict, or nowhere to write.
     """
-    in_parts.check_output(output, in_parts.WITH_FOLDERS)
+    in_parts.check_output(output, in_parts.WITH_FOLDERS, share)
     check_same_tree(models)
     wanted = wanted.of(models)
     listed = listing.list_images(images)
@@ -169,6 +169,7 @@ def predict_to_file(
         "networks": [model.identity for model in models],
         "weights": [round(float(share), 4) for share in shares],
         "views": views,
+        "temperatures": [model.temperature(views) for model in models],
         "columns": [wanted.columns, wanted.volunteers, list(wanted.campaigns), readable],
     }
     see = functools.partial(
@@ -176,7 +177,6 @@ def predict_to_file(
     )
     in_parts.write_in_parts(
         Parts(output, job, number, size, share),
-        output,
         models,
         listed,
         see,
@@ -210,7 +210,11 @@ def published(table: pd.DataFrame, tree: Tree, wanted: Wanted, readable: bool) -
     """The columns that are asked for, with words or without, of `columns.table_of`."""
     numbers = list(table.columns.drop(["GalaxyID", "fault"]))
     if readable:
-        words = describe.readable(table[list(tree.columns)].to_numpy(np.float32), tree)
+        fractions = table[list(tree.columns)].to_numpy(np.float32, copy=True)
+        others = [question for question in tree.questions if not wanted.takes(question)]
+        for question in others:
+            fractions[:, question.columns] = np.nan
+        words = describe.readable(fractions, tree).drop(columns=[each.name for each in others])
         words[(table["fault"] != "").to_numpy()] = ""
         table = pd.concat([table, words], axis=1)
     table = table.drop(columns=unwanted(tree, wanted))

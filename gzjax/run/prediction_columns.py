@@ -84,11 +84,13 @@ def survey_columns(predicted: Predicted, tree: Tree, wanted: Wanted) -> dict[str
 
     For each question and answer the `_fraction`, of models with intervals the mean of their
     mixture; its `_90pc-lower` and `_90pc-upper`, the ends of the mixture's central interval, exact;
-    and for each question `_proportion-asked`, the part of the crowd that is asked.
+    and for each question `_proportion-asked`, the part of the crowd that is asked. Without
+    intervals, nothing is known of a question that nobody is asked: NaN.
     """
     believed, asked = predicted.posterior, tree.asked(predicted.fractions)
     if believed is None:
-        fractions = np.asarray(normalise(predicted.fractions, tree)[0])
+        shares, answered = normalise(predicted.fractions, tree)
+        fractions = np.where(answered, shares, np.nan)
         ends: tuple[np.ndarray, ...] = ()
     else:
         ends = believed.interval(0.9, wanted.volunteers)

@@ -100,7 +100,13 @@ def read(path: Path, trees: Sequence[Tree], most: int, seed: int = 0) -> Predict
             f"{path}: {numbers[place]} of {one_line(ids[row])}: expected a fraction, found "
             f"{values[row, place]:g}"
         )
-    return _fractions(ids, tree, dict(zip(numbers, values.clip(0, 1).T, strict=True)), len(rows))
+    found = _fractions(ids, tree, dict(zip(numbers, values.clip(0, 1).T, strict=True)), len(rows))
+    if np.isnan(found.cumulative).all():
+        raise UserError(
+            f"{path}: expected fractions of the votes, found none, or none without those of the "
+            "questions before them"
+        )
+    return found
 
 
 def _tree_of(header: Sequence[str], trees: Sequence[Tree]) -> Tree | None:

@@ -10,6 +10,8 @@ left_out.csv                galaxies that were skipped, and why
 sessions.json               every start of the training: command, machine, how long it took
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -128,12 +130,17 @@ def read_sessions(workdir: Path) -> list[dict[str, Any]]:
 
 
 def result_name(result: Mapping[str, Any]) -> str:
-    """Name of the files of an evaluation: `evaluate_test`, `evaluate_test_16_views`."""
+    """Name of the files of an evaluation: `evaluate_test`, `evaluate_test_16_views`.
+
+    Of several networks it ends in a digest of which, and how they are mixed.
+    """
     name = f"evaluate_{result['split']}"
     if result["views"] > 1:
         name += f"_{result['views']}_views"
     if result.get("networks", 1) > 1:
-        name += f"_{result['networks']}_networks"
+        mixed = json.dumps([result["workdirs"], result["mixture"]])
+        digest = hashlib.sha256(mixed.encode()).hexdigest()[:6]
+        name += f"_{result['networks']}_networks_{digest}"
     return name
 
 

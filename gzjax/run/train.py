@@ -22,7 +22,7 @@ from gzjax.run import config as configs
 from gzjax.run.build import Run
 from gzjax.run.checkpoint import Checkpoints
 from gzjax.run.evaluate import evaluate
-from gzjax.run.model import Model
+from gzjax.run.model import Model, digest_of
 from gzjax.run.recipes import recipe
 from gzjax.run.recorder import Recorder
 from gzjax.run.report import SILENT, Report, summary_line
@@ -90,6 +90,9 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(folder, run.training.keep))
         newest = checkpoints.newest()
         devices.check_same_in_all_processes("newest checkpoint", str(newest))
+        # The galaxies may have taken minutes to read, and this process did not hold the lock.
+        if (None if newest is None else checkpoints.about(newest)) != saved:
+            raise UserError(f"{workdir}: another command has trained here meanwhile; try again")
         trainer = Trainer(run, workdir, checkpoints, newest or 0, report, traced)
         if first:
             session = {
@@ -179,7 +182,7 @@ class Trainer:
         if best != done:
             state = self.checkpoints.restore(best, state)
         self.report.say(f"trained {done} steps; the best on validation is step {best}")
-        model = self.model_of(best, state)
+        model = self.model_of(best, state)._replace(digest=digest_of(state.average))
         for split in ("validation", "test"):
             for views in sorted({1, model.views}):
                 result = evaluate(model, data, split, views=views)

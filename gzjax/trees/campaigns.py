@@ -13,8 +13,7 @@ def union(trees: Sequence[Tree]) -> Tree:
     """The trees of several campaigns as one, in their order; a single one as it is.
 
     Each question has the suffix of its campaign, `bar-dr5`, or the name of a tree that has none,
-    `bar-desi`; so its only family, `survey`, has columns such as `bar-dr5_strong`. A description in
-    words takes the questions of the first tree.
+    `bar-desi`; so its only family, `survey`, has columns such as `bar-dr5_strong`.
 
     Raises:
       UserError: no tree, or two whose questions would be called the same.
@@ -43,11 +42,15 @@ def union(trees: Sequence[Tree]) -> Tree:
         )
         for tree in trees
     ]
-    first = trees[0].described or [question.name for question in trees[0].questions]
+    described = [
+        name + _campaign(tree)
+        for tree in trees
+        for name in tree.described or [question.name for question in tree.questions]
+    ]
     return Tree.from_dict(
         {
             "name": "+".join(tree.name for tree in trees),
-            "described": [name + _campaign(trees[0]) for name in first],
+            "described": described,
             "questions": [each for tree in members for each in tree.to_dict()["questions"]],
         }
     )
@@ -76,6 +79,11 @@ def part(whole: Tree, tree: Tree) -> slice:
         if whole.questions[position:][: len(moved)] == moved:
             return place
     raise wrong("tree", f"one that is part of {whole.name}", tree.name)
+
+
+def campaign_of(question: str, tree: Tree) -> str:
+    """How the name of a question ends that tells its campaign; "" in the tree of a single one."""
+    return question.rpartition("-")[2] if "+" in tree.name else ""
 
 
 def _campaign(tree: Tree) -> str:
