@@ -16,6 +16,7 @@ Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 """
 
 import errno
+import inspect
 import logging
 import shlex
 import signal
@@ -222,13 +223,15 @@ def quiet_abandoned_work() -> None:
     """Keeps orbax's helpers silent about arrays that nobody waits for any more.
 
     When one array of a checkpoint cannot be read or written, tensorstore's threads still report
-    each of the others to an event loop that is closed, with a traceback; the failure itself comes
-    as an exception, and is said in one line.
+    each of the others to an event loop that is closed, and coroutines that read the others fail
+    when nobody waits for them, each with a traceback; the failure itself comes as an exception, and
+    is said in one line.
     """
     report = sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        closed = str(unraisable.exc_value) == "Event loop is closed"
+        if not closed and not inspect.iscoroutine(unraisable.object):
             report(unraisable)
 
     sys.unraisablehook = report_others

@@ -352,12 +352,23 @@ def test_reads_that_nobody_waits_for_are_not_reported(monkeypatch):
         def __del__(self):
             raise RuntimeError(self.why)
 
+    class Forever:
+        def __await__(self):
+            yield
+
+    async def read():
+        try:
+            await Forever()
+        finally:
+            raise RuntimeError("an array cannot be read")
+
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda each: reported.append(str(each.exc_value)))
     with warnings.catch_warnings():
         main.quiet_abandoned_work()
         Dropped("Event loop is closed")
         Dropped("something else")
+        read().send(None)  # and dropped
         warnings.warn("coroutine 'write' was never awaited", RuntimeWarning, stacklevel=1)
     assert reported == ["something else"]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 600
+TIMEOUT = 900
 # Columns of train.csv that differ from run to run.
 TIMINGS = ("images_per_second", "seconds", "waiting", "time")
 # Three epochs of eight steps, with a checkpoint every second step.
