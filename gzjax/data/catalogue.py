@@ -7,6 +7,7 @@ votes and `file`. Whatever is skipped is counted and listed with its reason, nev
 import collections
 import glob
 import hashlib
+import itertools
 import json
 import os
 import unicodedata
@@ -29,6 +30,9 @@ from gzjax.data.rows import any_there, column_names, cutouts_advice
 from gzjax.data.tables import LEFT_OUT_COLUMNS, MOST_LEFT_OUT
 from gzjax.errors import UserError
 from gzjax.tree import Tree
+
+# Images that a thread checks at a time: each task costs memory of its own.
+PIECE = 64
 
 
 class Catalogue(NamedTuple):
@@ -211,9 +215,12 @@ def _check_images(
             return fault_text(error)
         return check_image(encoded, decode, fits)
 
+    def faults(first: int) -> list[str]:
+        return [fault(galaxy) for galaxy in galaxies[first : first + PIECE]]
+
     with ThreadPoolExecutor() as pool:
-        faults = pool.map(fault, galaxies)
-        return {name: why for (name, _), why in zip(galaxies, faults, strict=True) if why}
+        found = itertools.chain.from_iterable(pool.map(faults, range(0, len(galaxies), PIECE)))
+        return {name: why for (name, _), why in zip(galaxies, found, strict=True) if why}
 
 
 def check_left_out(skipped: Mapping[str, str], galaxies: int, where: object) -> None:
