@@ -391,6 +391,21 @@ def test_a_pack_of_another_tree_is_refused_by_name(packed, files, crowd):
         write(packed, files, crowd, tree=another_tree("gz2"))
 
 
+def test_a_bit_of_the_manifest_is_not_overlooked_and_is_repaired(packed, files, crowd):
+    file = packed / "manifest.json"
+    whole = file.read_text()
+    for before, after in (('"galaxies": 16', '"galaxies": 14'), ('"galaxies"', '"galaxier"')):
+        file.write_text(whole.replace(before, after, 1))
+        with pytest.raises(UserError, match=r"manifest\.json: damaged, its checksum does not hold"):
+            read(packed)
+        write(packed, files, crowd)
+        assert file.read_text() == whole
+    old = json.loads(whole)
+    del old["checksum"]
+    file.write_text(json.dumps(old))
+    assert len(read(packed).ids) == 64
+
+
 def test_what_is_no_manifest_is_refused_in_one_line(packed, tmp_path):
     manifest = json.loads((packed / "manifest.json").read_text())
     for content, named in (

@@ -187,6 +187,7 @@ def _write_manifest(
         np.savez(table, ids=ids, votes=votes)
     sizes = {file: file.stat().st_size for file in shards}
     manifest = {
+        **about,
         "galaxies": len(ids),
         "bytes": sum(sizes.values()),
         "fingerprint": catalogue.fingerprint(ids.tolist(), votes, data.tree),
@@ -203,7 +204,8 @@ def _write_manifest(
         ],
         "left_out": data.left_out_with(unreadable).astype(str).to_numpy().tolist(),
     }
-    write_json(folder / packs.MANIFEST, {**about, **manifest})
+    manifest["checksum"] = packs.checksum_of(manifest)
+    write_json(folder / packs.MANIFEST, manifest)
 
 
 def _source_hash(data: Data) -> str:

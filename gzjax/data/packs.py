@@ -20,6 +20,7 @@ half as large) take more than twice as long to read, groups of eight five times.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -175,9 +176,13 @@ def check_whole(
     """GalaxyIDs and votes of a pack of which nothing is missing.
 
     Raises:
-      UserError: a file is missing or has another size or content than when it was written.
+      UserError: a file is missing or has another size or content than when it was written, the
+        manifest included.
     """
     again = f"; {_AGAIN}, with the recipe that it was begun with, to repair it"
+    found = checksum_of(manifest)
+    if manifest.get("checksum", found) != found:  # older packs have none
+        raise UserError(f"{folder / MANIFEST}: damaged, its checksum does not hold{again}")
     for shard in manifest["shards"]:
         file = folder / shard["file"]
         size = file.stat().st_size if file.exists() else 0
@@ -187,6 +192,12 @@ def check_whole(
     if catalogue.fingerprint(ids, votes, tree) != manifest["fingerprint"]:
         raise UserError(f"{folder / TABLE}: different galaxies than when it was written{again}")
     return ids, votes
+
+
+def checksum_of(manifest: Mapping[str, Any]) -> str:
+    """Changes with anything in a manifest but `checksum`."""
+    content = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read_table(folder: Path, advice: str = "") -> tuple[tuple[str, ...], np.ndarray]:
