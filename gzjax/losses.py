@@ -181,19 +181,21 @@ def init_means(terms: Sequence[str]) -> optax.EmaState:
     return optax.ema(0.0).init({term: jnp.zeros(()) for term in terms})
 
 
-def dynamic_weights(means: Scalars) -> Scalars:
+def dynamic_weights(means: Scalars, known: Scalars) -> Scalars:
     """Weights inversely proportional to each loss's running mean, summing to 1.
 
     So the weighted losses have, in the running mean, the same size, and each gets the same
-    attention. A loss that has fallen to zero counts as a millionth.
+    attention. A loss that has fallen to zero counts as a millionth. One that is not `known` (0;
+    else 1), as no galaxy of the batch tells anything of it, leaves its weight to the others.
 
     Examples:
-      >>> weights = dynamic_weights({"mse": jnp.array(0.01), "kl": jnp.array(0.03)})
+      >>> means = {"mse": jnp.array(0.01), "kl": jnp.array(0.03)}
+      >>> weights = dynamic_weights(means, {"mse": jnp.ones(()), "kl": jnp.ones(())})
       >>> {term: round(float(weight), 3) for term, weight in weights.items()}
       {'mse': 0.75, 'kl': 0.25}
     """
-    inverse = {term: 1.0 / jnp.maximum(mean, 1e-6) for term, mean in means.items()}
-    whole = sum(inverse.values())
+    inverse = {term: known[term] / jnp.maximum(mean, 1e-6) for term, mean in means.items()}
+    whole = jnp.maximum(sum(inverse.values()), TINY)
     return {term: value / whole for term, value in inverse.items()}
 
 
@@ -245,9 +247,18 @@ def objective(
         "kl": lambda: asked * kl_divergence(q, p),
         "dirichlet": likelihood,
     }
-    losses = {term: masked_mean(terms[term](), mask) for term in settings.terms}
-    averaged, means = optax.ema(settings.decay).update(jax.lax.stop_gradient(losses), means)
+    values = {term: terms[term]() for term in settings.terms}
+    losses = {term: masked_mean(values[term], mask) for term in values}
+    # The running means are those of galaxies that a term is known of; without one they stay.
+    knows = {term: mask * asked if term in ("focal", "kl") else mask for term in values}
+    told = {term: jnp.minimum(jnp.sum(knows[term]), 1.0) for term in values}
+    debias = 1 - settings.decay ** jnp.maximum(means.count, 1)
+    followed = {
+        term: jnp.where(told[term] > 0, masked_mean(values[term], knows[term]), so_far / debias)
+        for term, so_far in means.ema.items()
+    }
+    averaged, means = optax.ema(settings.decay).update(jax.lax.stop_gradient(followed), means)
     dynamic = settings.weighting == "dynamic"
-    weights = dynamic_weights(averaged) if dynamic else fixed_weights(settings)
+    weights = dynamic_weights(averaged, told) if dynamic else fixed_weights(settings)
     loss = sum((weights[term] * losses[term] for term in losses), jnp.zeros(()))
     return loss, (means, losses | {f"weight_{term}": weights[term] for term in weights})

@@ -199,8 +199,12 @@ def test_two_numbers_of_galaxies_make_no_law_and_extra_galaxies_are_not_on_the_c
     assert lines_of(page_of(runs[:2]), "## More galaxies")[1:] == [
         ["500", "0.1090"], ["4,000", "0.0890"]
     ]  # fmt: skip
+    # Of a recipe with extra galaxies only what was trained without them is of the curve.
+    extra = KINDS | {planning.ALONE: "extra galaxies"}
+    page = pages.write_page(runs[:2], extra, predictions_of(runs[:2], lambda run: 0.1), "")
+    assert lines_of(page, "## More galaxies")[1:] == [["500", "0.1090"]]
     finish(runs[2].workdir, 0.12, 0.10, training_galaxies=3000)
-    page = page_of(runs)
+    page = pages.write_page(runs, extra, predictions_of(runs, lambda run: 0.1), "")
     assert lines_of(page, "## More galaxies")[1:] == [["500", "0.1090"], ["3,000", "0.0990"]]
     assert "Fitted" not in page
     assert "| MSE |" not in page
@@ -267,6 +271,9 @@ def test_seeds_that_scatter_widen_the_interval_and_others_are_left_out():
     other = one._replace(ids=one.ids[::-1])
     with pytest.raises(UserError, match="held out different galaxies"):
         held_out.difference({0: one}, {0: other})
+    for observed in (OBSERVED[:, :-1], OBSERVED + 0.01):
+        with pytest.raises(UserError, match="saw different votes of the same galaxies cannot be"):
+            held_out.mixture([one, one._replace(observed=observed)])
 
 
 def test_what_a_run_predicts_is_kept_until_the_run_is_another(world, tmp_path, monkeypatch, capsys):

@@ -370,3 +370,18 @@ def test_without_jax2onnx_the_rest_is_written_and_it_is_said(
     made = export.onnx(gzjax.load(tmp_path / "e", depthwise="plain"), 1)
     session = onnxruntime.InferenceSession(made)
     assert_same(session.run(None, {"images": images}), [expected])
+
+
+def test_a_model_of_bfloat16_is_float32_in_onnx(galaxies, images, tmp_path, monkeypatch):
+    """ONNX Runtime has no convolutions of bfloat16 on a CPU."""
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    best = best_of(galaxies, model__name="efficientnet-nano", model__dtype="bfloat16")
+    monkeypatch.setattr(checkpoint, "read_best", lambda folder: best)
+    gzjax.export(tmp_path, tmp_path / "e", views=1)
+    session = onnxruntime.InferenceSession(tmp_path / "e" / "predict.onnx")
+    program = (tmp_path / "e" / "predict.stablehlo").read_bytes()
+    found = jax.export.deserialize(bytearray(program)).call(images)
+    np.testing.assert_allclose(
+        session.run(None, {"images": images})[0], found["fractions"], atol=0.05
+    )

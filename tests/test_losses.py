@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 
@@ -394,17 +395,68 @@ def test_padding_changes_nothing(crowd, gz2, padding, seed):
 @settings(max_examples=20, deadline=None)
 def test_dynamic_weights_make_the_contributions_equal(sizes):
     means = {term: jnp.asarray(size) for term, size in zip(TERMS, sizes, strict=True)}
-    weights = losses.dynamic_weights(means)
+    weights = losses.dynamic_weights(means, dict.fromkeys(TERMS, jnp.ones(())))
     assert sum(float(weight) for weight in weights.values()) == pytest.approx(1, abs=1e-6)
     contributions = [float(weights[term] * means[term]) for term in TERMS]
     np.testing.assert_allclose(contributions, contributions[0], rtol=1e-4)
 
 
 def test_a_loss_of_zero_counts_as_a_millionth():
-    weights = losses.dynamic_weights({"mse": jnp.zeros(()), "kl": jnp.asarray(1e-6)})
+    known = {"mse": jnp.ones(()), "kl": jnp.ones(())}
+    weights = losses.dynamic_weights({"mse": jnp.zeros(()), "kl": jnp.asarray(1e-6)}, known)
     assert float(weights["mse"]) == pytest.approx(0.5)
-    weights = losses.dynamic_weights({"mse": jnp.zeros(()), "kl": jnp.asarray(3e-6)})
+    weights = losses.dynamic_weights({"mse": jnp.zeros(()), "kl": jnp.asarray(3e-6)}, known)
     assert float(weights["mse"]) == pytest.approx(0.75)
+
+
+def unknown_first(votes, rows):
+    """Votes of which nobody knows those on question 1, in some rows."""
+    return jnp.asarray(np.where(rows[:, None] & (np.arange(SMALL.size) < 2), np.nan, votes))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_term_that_nobody_knows_anything_of_leaves_its_weight_to_others(batch, compiled):
+    """Question 1 may be unknown to all: then the MSE of the others trains, at its full size."""
+    outputs, mask = batch[0][:, : SMALL.size], batch[2]
+    votes = np.asarray(tree.fractions(batch[0][:, -SMALL.size :], SMALL, "softmax"))
+    settings = Objective(activation="softmax", targets="conditional")
+    function = functools.partial(losses.objective, settings, SMALL)
+    function = jax.jit(function) if compiled else function
+    everybody = np.ones(len(votes), bool)
+    means = losses.init_means(TERMS)
+    for _ in range(2):
+        loss, (means, record) = function(outputs, unknown_first(votes, everybody), mask, means)
+        assert float(record["weight_mse"]) == pytest.approx(1)
+        assert float(record["weight_kl"]) == float(record["weight_focal"]) == 0
+        assert float(record["mse"]) > 0
+        assert float(loss) == pytest.approx(float(record["mse"]))
+    alone = dataclasses.replace(settings, terms=("kl",))
+    nothing = losses.init_means(("kl",))
+    step = functools.partial(losses.objective, alone, SMALL)
+    assert float(step(outputs, unknown_first(votes, everybody), mask, nothing)[0]) == 0
+
+
+def test_running_means_are_those_of_galaxies_that_a_term_is_known_of(batch):
+    outputs, mask = batch[0][:, : SMALL.size], jnp.ones_like(batch[2])
+    votes = np.asarray(tree.fractions(batch[0][:, -SMALL.size :], SMALL, "softmax"))
+    settings = Objective(activation="softmax", targets="conditional", decay=0.9)
+    some = np.arange(len(votes)) % 2 == 1
+    start = losses.init_means(TERMS)
+
+    def mean_of(means):
+        return float(means.ema["kl"] / (1 - 0.9 ** float(means.count)))
+
+    _, (half, record) = losses.objective(
+        settings, SMALL, outputs, unknown_first(votes, some), mask, start
+    )
+    known = float(record["kl"]) * len(votes) / (~some).sum()
+    assert mean_of(half) == pytest.approx(known, rel=1e-5)
+    # Of a batch without any, the mean stays.
+    _, (after, _) = losses.objective(
+        settings, SMALL, outputs, unknown_first(votes, some | True), mask, half
+    )
+    assert int(after.count) == 2
+    assert mean_of(after) == pytest.approx(known, rel=1e-5)
 
 
 def test_running_means_are_unbiased_from_the_first_batch(batch):

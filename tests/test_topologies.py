@@ -118,6 +118,10 @@ def test_both_steps_are_compiled_for_every_topology(world, monkeypatch):
     made = plan_of(world, topologies=["v5e:2x2", "h100:2"])
     # A CPU's compiler knows no option of a GPU's.
     monkeypatch.setattr(topologies, "COMPILER", {"tpu": {}, "cuda": {}})
+    uneven = plan_of(world, topologies=["h100:2", "v5e:2x2"], batches=["6"])
+    with pytest.raises(UserError, match="v5e:2x2 has 4 chips, which cannot share a batch of 6; ex"):
+        topologies.measure_compiled(uneven)
+    asked.clear()
     monkeypatch.setattr(topologies.inference, "measure_decoding", lambda _: 125.0)
     rows = topologies.measure_compiled(made)
     assert asked == [("v5e:2x2", "tpu"), ("h100:1x1x2", "cuda")]

@@ -1,5 +1,6 @@
 """How fast galaxies are predicted: the network against ONNX Runtime, decoding, and all together."""
 
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -46,6 +47,8 @@ def measure_decoding(plan: Plan) -> float:
     """JPEGs that a core decodes in a second of its own, whatever else the machine does."""
     options = next(plan.combinations())
     model = model_of(options, plan.tree, build.place(options, training=False))
+    # What worker processes spend is not counted.
+    model = model._replace(reading=model.reading._replace(processes=0))
     spent = []
     with tempfile.TemporaryDirectory() as folder:
         number = write_jpegs(plan, options, Path(folder))
@@ -127,6 +130,8 @@ def onnx_runtime(options: Options, plan: Plan, model: Model) -> dict[str, Callab
         import onnxruntime
     except ImportError:
         return {}
+    # ONNX Runtime has no convolutions of bfloat16 on a CPU.
+    options = options._replace(model=dataclasses.replace(options.model, dtype="float32"))
     plain = build.build_network(options, plan.tree, Conventions(), folded=True, depthwise="plain")
     side, canvas = options.model.image_size, options.data.canvas
     network = export.to_onnx(

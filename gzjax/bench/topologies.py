@@ -90,10 +90,17 @@ def measure_compiled(plan: Plan) -> list[Row]:
     """
     if not plan.topologies:
         raise UserError("compile: expected --topologies, such as v5e:2x2 or h100:8")
+    machines = {name: devices_of(name) for name in plan.topologies}
+    for name, (_, found) in machines.items():
+        for options in plan.combinations():
+            if options.run.batch_size % len(found):
+                raise UserError(
+                    f"compile: {name} has {len(found)} chips, which cannot share a batch of "
+                    f"{options.run.batch_size}; expected --batches that they can"
+                )
     rows = []
     jpegs = inference.measure_decoding(plan)
-    for name in plan.topologies:
-        chip, found = devices_of(name)
+    for name, (chip, found) in machines.items():
         for options in plan.combinations():
             for what, lower in {"train": lower_train_step, "predict": lower_predict_step}.items():
                 placement = devices.place(found)

@@ -90,7 +90,8 @@ def _export(
     (unfinished / STABLEHLO).write_bytes(stablehlo(model, views))
     with_onnx = find_spec("jax2onnx") is not None
     if with_onnx:
-        plain = opened.load(workdir, overrides, alone=True, depthwise="plain")
+        # ONNX Runtime has no convolutions of bfloat16 on a CPU.
+        plain = opened.load(workdir, overrides, alone=True, depthwise="plain", dtype="float32")
         (unfinished / ONNX).write_bytes(onnx(plain, views))
     else:
         report.say(f"{ONNX}: skipped, since it needs jax2onnx; pip install 'gzjax[onnx]'")

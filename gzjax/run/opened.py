@@ -1,5 +1,6 @@
 """Opens a run, or a model that was exported: its model, its galaxies, its tree."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def load(
     *,
     alone: bool = False,
     depthwise: str = "auto",
+    dtype: str = "",
 ) -> Model:
     """Opens a run at the checkpoint that was best on validation, or a model that was exported.
 
@@ -35,6 +37,7 @@ def load(
       overrides: {dotted option: value}, such as {"evaluate.batch_size": 256}.
       alone: use the devices of this process, not of all processes together.
       depthwise: see `models.build`.
+      dtype: of the computation; "": as the recipe says.
 
     Raises:
       UserError: no checkpoint there, or an override that would make it another run.
@@ -44,6 +47,8 @@ def load(
         options = options_of(best.about, overrides, folder)
         temperatures = recorder.read_temperatures(folder, best.step)
         name = str(workdir if remote.is_remote(workdir) else folder)
+    network_options = dataclasses.replace(options.model, dtype=dtype or options.model.dtype)
+    options = options._replace(model=network_options)
     tree = Tree.from_dict(best.about["tree"])
     conventions = Conventions.from_json(best.about["conventions"])
     network = build.build_network(options, tree, conventions, folded=True, depthwise=depthwise)

@@ -96,11 +96,18 @@ def draw_sky(
     """Draws a sky in order, a chunk at a time: images, and votes as counts; see `crowd.vote`.
 
     Always on the CPU, so that a sky does not depend on the accelerator beside it.
+
+    Raises:
+      UserError: JAX may not use the CPU.
     """
     try:
         cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS does not name it
-        cpu = jax.local_devices()[0]
+    except RuntimeError:
+        allowed = getattr(jax.config, "jax_platforms", "")
+        raise UserError(
+            f"JAX_PLATFORMS={allowed}: the sky is drawn by the CPU; expected cpu among them, such "
+            f"as {allowed},cpu"
+        ) from None
     for first in range(0, sky.galaxies, CHUNK):
         with jax.default_device(cpu):
             indices = jnp.arange(first, first + CHUNK, dtype=jnp.uint32)

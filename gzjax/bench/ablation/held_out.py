@@ -121,12 +121,17 @@ def mixture(runs: Sequence[HeldOut]) -> HeldOut:
 
 
 def check_same_galaxies(runs: Sequence[HeldOut]) -> None:
-    """Raises a UserError if some runs held out other galaxies than the first."""
+    """Raises a UserError if some runs held out other galaxies than the first, or other votes."""
     for run in runs:
         if not np.array_equal(run.ids, runs[0].ids):
             raise UserError(
                 "runs that held out different galaxies cannot be compared; expected the same data, "
                 "data.split_seed, data.validation and data.test"
+            )
+        if not np.array_equal(run.observed, runs[0].observed, equal_nan=True):
+            raise UserError(
+                "runs that saw different votes of the same galaxies cannot be compared; expected "
+                "one tree, one table, one kind of votes and, of skies, one data.sky_seed"
             )
 
 
