@@ -128,7 +128,7 @@ def test_every_combination_is_measured_and_the_rest_is_the_recipe(world):
     assert (made.config.model.weights, made.config.batch_size) == ("imagenet", 8)
     (default,) = plan_of(world).combinations()
     assert plan.columns(default) == {
-        "model": "tiny", "pixels": 16, "batch": 8, "dtype": "float32"
+        "model": "nano", "pixels": 16, "batch": 8, "dtype": "float32"
     }  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def test_predictions_are_measured_against_what_bounds_them(world, clock, monkeyp
     rows = {row["what"]: row for row in inference.measure_predict(plan_of(world))}
     assert len(rows) == 5 + peer
     one, many = rows["network, 1 view"], rows["network, 16 views"]
-    assert one["model"] == "tiny"
+    assert one["model"] == "nano"
     assert one["images/s"] == RATE
     assert (one["bound"], one["of bound"]) == ((RATE, 1) if peer else ("", ""))
     assert (many["bound"], many["of bound"]) == (RATE / 16, 16)
@@ -511,7 +511,7 @@ def test_pytorch_is_measured_in_turns_with_us(world, clock, monkeypatch, backend
         assert row["images/s"] == row["slowest"] == row["fastest"] == 8 / seconds
         assert row["gzjax against it"] == seconds / TICK
         assert row[""] == ("PyTorch's best" if row["who"] == best else "")
-        assert row["model"] == "tiny"
+        assert row["model"] == "nano"
 
 
 def test_a_player_plays_in_a_process_of_its_own(monkeypatch):

@@ -114,4 +114,4 @@ def test_public_weights_lend_no_outputs(world, monkeypatch):
     drawn = Weights({}, {})
     origin.begin(drawn)
     assert origin.conventions == published.conventions
-    assert asked == {"args": (published, "efficientnet-tiny", drawn), "keep": ("classifier",)}
+    assert asked == {"args": (published, "efficientnet-nano", drawn), "keep": ("classifier",)}

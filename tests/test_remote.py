@@ -191,7 +191,7 @@ def test_what_is_written_in_place_has_to_be_here(world, invoke):
         (("--mode", "pack", "--pack", "hf://a/b"), "--pack hf://a/b: expected a local folder"),
         (
             ("--mode", "export", "--output", "hf://a/b"),
-            "--output hf://a/b: expected a local folder",
+            "output hf://a/b: expected a local folder",
         ),
     ):
         status, _, wrong = invoke(*flags)
