@@ -64,7 +64,7 @@ print(f"{result['galaxies']} galaxies, {result['data']}")
 # %%
 rows = data.splits["test"][:SHOWN]
 pixels = np.stack([data.images[row] for row in rows])
-table = model.predict(pixels)
+table = model.predict(data.listed(rows))
 words = describe.readable(table[list(model.tree.columns)].to_numpy(), model.tree)["morphology"]
 
 figure, places = plt.subplots(-(-len(rows) // 4), 4, figsize=(12, 9), squeeze=False)
@@ -121,7 +121,7 @@ def absolute_error(kernel, features, observed):
 
 
 some = data.splits["train"][:256]
-seen = model.embed(np.stack([data.images[row] for row in some]))
+seen = model.embed(data.listed(some))
 features, observed = jnp.asarray(seen.features, jnp.float32), jnp.asarray(data.observed(some))
 head, optimiser = model.weights.params["classifier"], optax.adam(1e-3)
 state, step = optimiser.init(head), jax.jit(jax.value_and_grad(absolute_error))
@@ -147,7 +147,8 @@ for row in data.splits["test"]:
     Image.fromarray(data.images[row]).save(images / f"{data.ids[row]}.png")
 for name in ("e.parquet", "explore.html", "predicted.csv"):
     (WORK / name).unlink(missing_ok=True)
-embed.embed_to_file(model, str(images), WORK / "e.parquet")
+tested = data.listed(data.splits["test"])
+embed.embed_to_file(model, tested, WORK / "e.parquet")
 similar = embed.similar(data.ids[rows[0]], WORK / "e.parquet", k=5)
 similar
 
@@ -156,7 +157,7 @@ similar
 # Open `tour/explore.html` in a browser: a gallery with filters, a map, trees and neighbours.
 
 # %%
-predicted = model.predict(str(images))
+predicted = model.predict(tested)
 predicted.drop(columns="fault").to_csv(WORK / "predicted.csv")
 explore.write(
     WORK / "predicted.csv",

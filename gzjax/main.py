@@ -37,12 +37,35 @@ MODES: dict[str, tuple[str, ...]] = {
     "show": (),
     "evaluate": (),
     "report": (),
-    "predict": ("images", "output"),
-    "embed": ("images", "output"),
+    "predict": ("images", "output", "workdir"),
+    "embed": ("images", "output", "workdir"),
     "similar": ("query", "embeddings", "output"),
     "anomalies": ("embeddings", "output"),
     "explore": ("predictions", "output"),
-    "export": ("output",),
+    "export": ("output", "workdir"),
+    "pack": ("pack",),
+}
+# Flags that only some of these know; to another they would be no help, silently.
+ONLY: dict[str, tuple[str, ...]] = {
+    "images": ("predict", "embed", "explore"),
+    "output": ("predict", "embed", "similar", "anomalies", "explore", "export"),
+    "views": ("evaluate", "predict", "embed", "export"),
+    "mixture": ("evaluate", "predict"),
+    "split": ("evaluate",),
+    "embeddings": ("similar", "anomalies", "explore"),
+    "predictions": ("explore",),
+    "map": ("explore",),
+    "galaxies": ("explore",),
+    "query": ("similar",),
+    "k": ("similar", "anomalies"),
+    "readable": ("predict",),
+    "columns": ("predict",),
+    "volunteers": ("predict",),
+    "campaigns": ("predict",),
+    "part": ("predict", "embed", "pack"),
+    "range": ("predict", "embed"),
+    "engine": ("predict", "embed", "pack"),
+    "profile": ("train",),
     "pack": ("pack",),
 }
 
@@ -51,8 +74,8 @@ flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 flags.DEFINE_list(
     "workdir",
     [],
-    "Folder of the run; default: runs/ and the recipe's name. Evaluation and prediction take "
-    "several, separated by commas, and mix what they predict.",
+    "Folder of the run; to train, show, report or evaluate runs/ and the recipe's name if there is "
+    "none. Evaluation and prediction take several, separated by commas, and mix what they predict.",
 )
 flags.DEFINE_enum(
     "mixture", "uniform", ("uniform", "fitted"), "Weights of several runs; fitted on validation."
@@ -145,16 +168,18 @@ def run() -> None:
     from gzjax.run.report import Report
 
     given = flags.FLAGS
+    for name, modes in ONLY.items():
+        if given[name].present and given.mode not in modes:
+            expected = f"--mode {' or '.join(modes)}"
+            raise UserError(f"--{name}: expected {expected}, found --mode {given.mode}")
     cache = command_line.path(given.cache) if given.cache else files.cache_folder()
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     if given.distributed:
         start_distributed()
     if given.engine:
-        if given.distributed or given.mode not in ("predict", "embed", "pack"):
-            raise UserError(
-                "--engine: expected --mode predict, embed or pack, without --distributed"
-            )
+        if given.distributed:
+            raise UserError("--engine: expected no --distributed")
         jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
     for name in MODES[given.mode]:
         if not given[name].value:

@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import json
 
 import pytest
 
@@ -127,6 +128,15 @@ def test_differences_survive_json_and_see_options_of_another_version():
     before["loss"]["terms"] = list(before["loss"]["terms"])
     del before["loss"]["gamma"]
     assert configs.differences(before, sky()) == {"loss.gamma": (None, 2.0)}
+
+
+def test_a_run_from_before_a_loss_term_is_the_same():
+    before = json.loads(json.dumps(configs.default().to_dict()))
+    before["loss"]["weights"] = [1.0, 3.0]
+    now = configs.with_defaults(before)
+    assert now.loss.weights == (1.0, 3.0, *configs.default().loss.weights[2:])
+    assert configs.differences(now, now) == {}
+    configs.check_same_run(before, now, "w")
 
 
 def test_a_run_from_before_an_option_resumes(tmp_path):

@@ -491,3 +491,28 @@ def test_recipes_are_configs_to_change():
     assert config.data.kind == "sky"
     with pytest.raises(UserError, match="did you mean 'test'"):
         gzjax.recipe("tset")
+
+
+def test_what_is_no_model_no_galaxies_or_no_config_is_said(models, galaxies, world, tmp_path):
+    for wrong in ("runs/a", ["runs/a"], [], 3):
+        with pytest.raises(UserError, match=r"models: expected what gzjax\.load gives"):
+            gzjax.predict(wrong, world / "images")
+    with pytest.raises(UserError, match=r"models: expected what gzjax\.load gives"):
+        gzjax.evaluate("runs/a", galaxies[0])
+    with pytest.raises(UserError, match=r"data: expected galaxies, as gzjax\.load_data gives"):
+        gzjax.evaluate(models[0], "runs/a")
+    for views in ("4", 2.0, 0):
+        with pytest.raises(UserError, match="views: expected 1 or more, found"):
+            models[0].predict(world / "images", views=views)
+    with pytest.raises(UserError, match=r"config: expected one, as gzjax\.recipe gives it"):
+        gzjax.train({"epochs": 3}, tmp_path / "run")
+    with pytest.raises(UserError, match=r"mine\.py: no such recipe"):
+        gzjax.train(tmp_path / "mine.py", tmp_path / "run")
+
+
+def test_what_a_notebook_shows_of_a_model_and_of_galaxies_is_a_line(models, galaxies):
+    for shown in (repr(models[0]), repr(galaxies[0])):
+        assert "\n" not in shown
+        assert len(shown) < 300
+    assert "tree toy" in repr(models[0])
+    assert f"{len(galaxies[0].ids)} galaxies, real galaxies: " in repr(galaxies[0])

@@ -385,3 +385,11 @@ def test_a_model_of_bfloat16_is_float32_in_onnx(galaxies, images, tmp_path, monk
     np.testing.assert_allclose(
         session.run(None, {"images": images})[0], found["fractions"], atol=0.05
     )
+
+
+def test_a_network_that_timm_does_not_know_is_exported_without_its_file(galaxies, tmp_path):
+    best = best_of(galaxies, model__name="efficientnet-nano")
+    best.about["config"]["model"]["name"] = "mine"
+    exported.write(tmp_path, best, {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "gzjax.safetensors"]
+    assert exported.read(tmp_path).step == 7

@@ -480,3 +480,29 @@ def test_the_columns_of_a_long_table_are_those_of_its_first_rows(many):
     paths = [f"b/{n}.jpg" for n in range(1000)]
     table.rename(columns={"file": "file_loc"}).assign(path=paths).to_csv(folder / "t.csv")
     assert list_images(folder / "t.csv").files == [f"{folder}/{path}" for path in paths]
+
+
+def test_galaxies_of_a_run_are_listed_as_they_are(tmp_path, crowd):
+    """In any order, without being cut out again."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)
+    data = Data(
+        ids=("d", "c", "b", "a"),
+        images=pixels,
+        votes=crowd[:4].astype(np.float32),
+        splits={},
+        left_out=pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS),
+        label="",
+        tree=trees.load("gz2"),
+        framing=Framing(0.5, 9),
+    )
+    listed = list_images(data.listed([3, 0, 2]))
+    assert listed.ids == ["a", "d", "b"]
+    assert listed.framing(Framing(1.0, 9)) == Framing(0.5, 9)
+    for some, places in ((listed, [3, 0, 2]), (listed.part(range(1, 3)), [0, 2])):
+        read = some.framed(Framing(0.5, 9))
+        np.testing.assert_array_equal([read[n] for n in range(len(places))], pixels[places])
+    with pytest.raises(
+        UserError, match=r"expected galaxies in .*crop=1\.0.*found them in .*crop=0\.5"
+    ):
+        listed.framed(Framing(1.0, 9))
+    assert len({listed.digest, data.listed([3, 0]).digest}) == 2

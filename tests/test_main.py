@@ -214,6 +214,7 @@ def test_check_images_decodes_every_image(invoke, world, recipe, tmp_path, monke
         assert asked == [expected] * tiny.GALAXIES
 
 
+PREDICT = ["--mode", "predict", "--images", "x", "--workdir", "w"]
 MISTAKES = [
     (["--config.optim.learning_rte=1"], "--config: no option 'optim.learning_rte'; did you mean"),
     (["--config.modle.name=x"], "--config: no option 'modle.name'; did you mean 'model.name'?"),
@@ -231,13 +232,26 @@ MISTAKES = [
     (["--config.optim.accumulate=99999"], "--config.optim.accumulate: expected"),
     (["--mode", "evaluate"], "no checkpoints there"),
     (["--mode", "predict"], "--mode predict needs --images"),
-    (["--mode", "predict", "--images", "configs", "--output", "p.jpg"], "ends with .csv"),
-    (["--mode", "predict", "--images", "x", "--output", "p.csv"], "no checkpoints there"),
+    (["--mode", "predict", "--images", "x", "--output", "p.csv"], "predict needs --workdir"),
+    ([*PREDICT, "--output", "p.jpg"], "ends with .csv"),
+    ([*PREDICT, "--output", "p.csv"], "no checkpoints there"),
     (
-        ["--mode", "predict", "--images", "x", "--output", "p.csv", "--views", "1", "--views", "2"],
+        [*PREDICT, "--output", "p.csv", "--views", "1", "--views", "2"],
         "--views: expected one number to predict with, found 2",
     ),
-    (["--mode", "embed", "--images", "x", "--output", "e.csv"], "name that ends with .parquet"),
+    (
+        ["--mode", "embed", "--images", "x", "--output", "e.csv", "--workdir", "w"],
+        "name that ends with .parquet",
+    ),
+    (
+        ["--images", "new"],
+        "--images: expected --mode predict or embed or explore, found --mode trai",
+    ),
+    (["--mode", "evaluate", "--output", "s.csv"], "--output: expected --mode predict or embed or "),
+    (
+        ["--mode", "embed", "--noreadable"],
+        "--readable: expected --mode predict, found --mode embed",
+    ),
     (["--mode", "similar", "--output", "s.csv"], "--mode similar needs --query"),
     (
         ["--mode", "anomalies", "--embeddings", "e.parquet", "--output", "a.csv"],
@@ -280,6 +294,9 @@ def test_a_process_alone_is_ended_by_sigterm_as_before(monkeypatch):
 
 def test_every_mode_has_a_command():
     assert (*commands.COMMANDS,) == (*main.MODES,)
+    for name, modes in main.ONLY.items():
+        assert {mode for mode, needed in main.MODES.items() if name in needed} <= {*modes}
+        assert {*modes} <= {*main.MODES}
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=lambda value: value[0][:40])

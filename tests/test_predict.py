@@ -1,5 +1,6 @@
 """Predictions in parts: whole, resumed, joined."""
 
+import functools
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from gzjax.run import parts as in_parts
 from gzjax.run.model import Reading
 from gzjax.run.parts import Parts
 from gzjax.run.prediction_columns import CHALLENGE, Predicted, Wanted
+from gzjax.run.report import Report
 from gzjax.tree import fractions
 from gzjax.trees import campaigns
 
@@ -152,6 +154,22 @@ def test_a_list_of_unreadable_images_is_of_the_last_prediction(tmp_path, crowd, 
         assert (tmp_path / "p.csv.unreadable.csv").exists() == listed
         for file in (output, *(tmp_path / "p.csv.parts").iterdir()):
             file.unlink()
+
+
+def test_a_prediction_of_nothing_that_can_be_read_is_none(tmp_path, crowd, gz2):
+    for broken, fails in ((range(8), True), (range(7), False)):
+        parts = filled(tmp_path / f"{len(broken)}.csv", crowd, 8, broken)
+        finish = functools.partial(
+            in_parts._finish, parts, 8, predict.write_csv, Report(loud=False)
+        )
+        if not fails:
+            finish()
+            continue
+        with pytest.raises(
+            UserError, match="none of 8 images could be read, the first because: br"
+        ):
+            finish()
+        assert not parts.output.exists()
 
 
 def test_a_failed_join_leaves_no_output(tmp_path, crowd, gz2):

@@ -283,6 +283,11 @@ def test_evaluate_repeats_the_numbers(run):
             name = f"evaluate_{split}{f'_{views}_views' * (views > 1)}.json"
             assert gzjax.evaluate(model, data, split, views=views) == found["scores"][name]
     assert gzjax.evaluate(model, data) == found["scores"]["evaluate_test_4_views.json"]
+    # Galaxies of a run are cut out already, and are predicted as they are.
+    rows = data.splits["test"]
+    table = gzjax.predict(model, data.listed(rows))[list(data.tree.columns)].to_numpy()
+    wrong = np.sqrt(np.mean((table - data.observed(rows)) ** 2))
+    assert wrong == pytest.approx(found["scores"]["evaluate_test_4_views.json"]["rmse"], rel=1e-5)
     with pytest.raises(
         UserError, match="split: expected one of train, validation, test, found 'x'"
     ):

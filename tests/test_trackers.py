@@ -62,6 +62,15 @@ def test_a_run_of_weights_and_biases_is_resumed(tmp_path, wandb):
     assert not (tmp_path / "tensorboard").exists()
 
 
+def test_a_store_that_mlflow_cannot_open_is_said_in_one_line(world, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at/all")
+    config = tiny.config(world, log__trackers=("csv", "mlflow"))
+    with pytest.raises(UserError, match=r"mlflow: .*; MLFLOW_TRACKING_URI names a server, such as"):
+        gzjax.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_tracked_in_a_local_store_of_mlflow(world, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())

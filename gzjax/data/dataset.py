@@ -14,6 +14,7 @@ from gzjax.data import catalogue, packs
 from gzjax.data.batches import Source
 from gzjax.data.framing import Framing
 from gzjax.data.images import ImageFiles, Images, JoinedImages, place_of
+from gzjax.data.listing import Listing
 from gzjax.data.parquet import ParquetImages
 from gzjax.data.tables import LEFT_OUT_COLUMNS
 from gzjax.errors import UserError
@@ -75,6 +76,11 @@ class Data(NamedTuple):
     about: str = ""
     members: tuple[Member, ...] = ()
 
+    def __repr__(self) -> str:
+        """In a line, as notebooks show what is not assigned."""
+        sizes = ", ".join(f"{len(rows)} {name}" for name, rows in self.splits.items())
+        return f"Data({len(self.ids)} galaxies, {self.label}: {sizes})"
+
     def source(self, split: str) -> Source:
         """Batches of one split; those to train on are drawn by the weights of their catalogues."""
         rows = self.splits[split]
@@ -85,6 +91,12 @@ class Data(NamedTuple):
     def observed(self, rows: np.ndarray) -> Float32[np.ndarray, "rows answers"]:
         """The crowd's cumulative vote fractions, NaN where they are not known."""
         return observed(self.votes[rows], self.tree)
+
+    def listed(self, rows: np.ndarray) -> Listing:
+        """Some galaxies, in this order, to be predicted or embedded: they are cut out already."""
+        rows = np.asarray(rows)
+        ids = [self.ids[row] for row in rows]
+        return Listing(ids, [], rows=rows, made=(self.images, self.framing))
 
     def with_fewer(self, galaxies: int, seed: int) -> "Data":
         """The same, with at most this many galaxies of each scored catalogue to train on.

@@ -46,9 +46,10 @@ class Listing(NamedTuple):
     ids: GalaxyIDs, each once; a file's name without its suffix, where no table gives another.
     files: paths; none of a pack or of arrays.
     pack: folder of a pack, if they are of one.
-    rows: int[galaxies], of the pack; None: all.
+    rows: int[galaxies], of the pack or of `made`; None: all.
     pixels: uint8[galaxies, height, width, 3], if they are in memory.
     embedded: where they are inside Parquet files, if they are.
+    made: images that are cut out and rescaled already, as galaxies of a run are, and how.
     """
 
     ids: Sequence[str]
@@ -57,6 +58,7 @@ class Listing(NamedTuple):
     rows: np.ndarray | None = None
     pixels: np.ndarray | None = None
     embedded: Cells | None = None
+    made: tuple[Images, Framing] | None = None
 
     def part(self, rows: range) -> "Listing":
         """Some of the images, one after the other; their names are in memory."""
@@ -65,9 +67,10 @@ class Listing(NamedTuple):
             self.ids[cut],
             self.files[cut],
             self.pack,
-            None if self.pack is None else self._rows_of_pack[cut],
+            self._rows(cut),
             None if self.pixels is None else self.pixels[cut],
             None if self.embedded is None else self.embedded.take(cut),
+            self.made,
         )
 
     def take(self, rows: Sequence[int]) -> "Listing":
@@ -77,21 +80,28 @@ class Listing(NamedTuple):
             [self.ids[row] for row in rows],
             [self.files[row] for row in rows] if len(self.files) else [],
             self.pack,
-            None if self.pack is None else self._rows_of_pack[places],
+            self._rows(places),
             None if self.pixels is None else self.pixels[places],
             None if self.embedded is None else self.embedded.take(places),
+            self.made,
         )
 
-    @property
-    def _rows_of_pack(self) -> np.ndarray:
-        return np.arange(len(self.ids)) if self.rows is None else self.rows
+    def _rows(self, some: slice | np.ndarray) -> np.ndarray | None:
+        if self.pack is None and self.made is None:
+            return None
+        return (np.arange(len(self.ids)) if self.rows is None else self.rows)[some]
 
     def framed(self, framing: Framing) -> Images:
         """The images, cut out and rescaled as `images.read_image` does.
 
         Raises:
-          UserError: a pack of images that were cut out or rescaled otherwise.
+          UserError: images that were cut out or rescaled otherwise already.
         """
+        if self.made is not None:
+            images, theirs = self.made
+            if theirs != framing:
+                raise UserError(f"images: expected galaxies in {framing}, found them in {theirs}")
+            return images if self.rows is None else JoinedImages([(images, self.rows)])
         if self.pixels is not None:
             return ImageArrays(self.pixels, framing)
         if self.pack is not None:
@@ -104,12 +114,16 @@ class Listing(NamedTuple):
 
     def framing(self, wanted: Framing) -> Framing:
         """The one in which images can be read: of a pack its own, of others the wanted one."""
+        if self.made is not None:
+            return self.made[1]
         return wanted if self.pack is None else packs.framing_of(self.pack)
 
     @property
     def digest(self) -> str:
         """Changes with any GalaxyID, path or pixel in memory."""
         digest = hashlib.sha256(str(self.pack).encode(errors="surrogateescape"))
+        if self.made is not None:
+            digest.update(f"{self.made[1]}".encode())
         for part in (self.ids, self.files):
             digest.update(names.digest_of(part).encode())
         if self.embedded is not None:
@@ -136,13 +150,16 @@ def list_images(what: Any) -> Listing:
         `**` stands for any folders; a CSV or Parquet table with a column of files, paths relative
         to the table; a Parquet table that holds the images themselves, or a folder or a pattern of
         such; the folder of a pack; a single image; a URL of images or of a table of files; or, from
-        Python, a sequence of paths, a DataFrame with a column of files, or an array
-        uint8[galaxies, height, width, 3], whose GalaxyIDs are 0, 1, ...
+        Python, a sequence of paths, a DataFrame with a column of files, an array uint8[galaxies,
+        height, width, 3], whose GalaxyIDs are 0, 1, ... and which is cut out as files are, or a
+        listing, such as `Data.listed` gives of galaxies that are cut out already.
 
     Raises:
       UserError: nothing there, or one GalaxyID twice.
     """
-    if isinstance(what, str | os.PathLike):
+    if isinstance(what, Listing):
+        listing = what
+    elif isinstance(what, str | os.PathLike):
         listing = _of_path(os.fspath(what))
     elif isinstance(what, pd.DataFrame):
         name = what.index.name

@@ -1,6 +1,6 @@
 """Networks: from images to one real number for each answer of the tree.
 
-`build` is all that the rest of the code sees. A network is two pure functions, and no caller
+`build` is all that the rest of the code sees. A network is pure functions, and no caller
 knows which module system is behind them.
 """
 

@@ -303,8 +303,11 @@ FREE_TO_CHANGE = (
 def with_defaults(saved: Mapping[str, Any]) -> ConfigDict:
     """The config of an earlier run; options that did not exist yet are as it was without them."""
     config = default()
+    weights = tuple(config.loss.weights)
     with config.unlocked():
         config.update(saved)
+    # Of loss terms that did not exist yet, too.
+    config.loss.weights = (*config.loss.weights, *weights[len(config.loss.weights) :])
     return config
 
 

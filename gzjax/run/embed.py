@@ -59,7 +59,7 @@ def embed(model: Model, images: Any, views: int | None = None) -> Embeddings:
 
 def embed_to_file(
     model: Model,
-    images: str,
+    images: Any,
     output: Path,
     *,
     views: int | None = None,

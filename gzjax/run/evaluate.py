@@ -13,7 +13,7 @@ from gzjax.errors import UserError
 from gzjax.models import Weights
 from gzjax.posterior import Posterior
 from gzjax.run.inference import stream
-from gzjax.run.model import Model
+from gzjax.run.model import Model, as_models
 from gzjax.votes import noise_floor
 
 
@@ -47,8 +47,10 @@ def evaluate(
     Raises:
       UserError: models and galaxies that do not belong together.
     """
-    models = [models] if isinstance(models, Model) else list(models)
+    models = as_models(models)
     data = [data] if isinstance(data, Data) else list(data)
+    if not all(isinstance(each, Data) for each in data):
+        raise UserError("data: expected galaxies, as gzjax.load_data gives them, for each model")
     views = models[0].views_or(views)
     if split not in data[0].splits:
         raise UserError(f"split: expected one of {', '.join(data[0].splits)}, found {split!r}")

@@ -21,9 +21,11 @@ from gzjax import files, remote
 from gzjax.errors import UserError, one_line, renamed
 from gzjax.models import Conventions, Weights, pretrained
 from gzjax.models.efficientnet_weights import naming
+from gzjax.models.variants import VARIANTS
 from gzjax.run import checkpoint
 from gzjax.run.checkpoint import Best
 from gzjax.run.places import without_places
+from gzjax.tree import Tree
 
 FORMAT = 1
 CONFIG, OURS, TIMM = "config.json", "gzjax.safetensors", "model.safetensors"
@@ -75,7 +77,7 @@ def _fetched(where: str | Path) -> Path:
 
 
 def write(folder: Path, best: Best, more: Mapping[str, Any]) -> None:
-    """Writes the weights, twice, and config.json.
+    """Writes the weights, twice if timm knows such a network, and config.json.
 
     Args:
       folder: that is there.
@@ -85,19 +87,21 @@ def write(folder: Path, best: Best, more: Mapping[str, Any]) -> None:
     name = best.about["config"]["model"]["name"]
     conventions = Conventions.from_json(best.about["conventions"])
     ours, timm = {}, {}
-    name_of = naming(name, ())
+    name_of = naming(name, ()) if name in VARIANTS else None
     for path, leaf in jax.tree.leaves_with_path(best.average._asdict()):
         layers = [entry.key for entry in path]
         array = np.asarray(leaf)
         ours[".".join(layers)] = array
-        turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        timm[name_of(layers[1:])] = np.ascontiguousarray(turned)
+        if name_of is not None:
+            turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+            timm[name_of(layers[1:])] = np.ascontiguousarray(turned)
     (folder / OURS).write_bytes(safetensors.numpy.save(ours))
-    (folder / TIMM).write_bytes(safetensors.numpy.save(timm, {"format": "pt"}))
+    if timm:
+        (folder / TIMM).write_bytes(safetensors.numpy.save(timm, {"format": "pt"}))
     size = best.about["config"]["model"]["image_size"]
     content = {
         "architecture": "tf_" * (conventions.padding == "same") + name.replace("-", "_"),
-        "num_classes": len(timm["classifier.bias"]),
+        "num_classes": Tree.from_dict(best.about["tree"]).size,
         "pretrained_cfg": {
             "input_size": [3, size, size],
             "mean": conventions.mean,

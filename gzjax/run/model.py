@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -90,6 +90,11 @@ class Model(NamedTuple):
     digest: str = ""
     about: Mapping[str, Any] = types.MappingProxyType({})
 
+    def __repr__(self) -> str:
+        """In a line, as notebooks show what is not assigned."""
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.weights.params))
+        return f"Model({self.name!r}, tree {self.tree.name}, step {self.step}, {size:,} parameters)"
+
     @property
     def identity(self) -> str:
         """Changes with what was trained on what, and what it learnt; not with where it lies."""
@@ -103,9 +108,9 @@ class Model(NamedTuple):
           UserError: fewer than one.
         """
         views = self.views if views is None else views
-        if views < 1:
-            raise UserError(f"views: expected 1 or more, found {views}")
-        return views
+        if not isinstance(views, int | np.integer) or views < 1:
+            raise UserError(f"views: expected 1 or more, found {views!r}")
+        return int(views)
 
     def predict_step(self, views: int) -> Callable[[Weights, Batch], dict[str, jax.Array]]:
         """The jitted `programs.predict_step`; compiled once for each number of views."""
@@ -274,3 +279,16 @@ class Training(NamedTuple):
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), state
         )
+
+
+def as_models(given: Model | Sequence[Model]) -> list[Model]:
+    """One or several models as a list.
+
+    Raises:
+      UserError: something else, such as the name of a run.
+    """
+    several = isinstance(given, Sequence) and not isinstance(given, Model)
+    models: list[Any] = list(given) if several else [given]
+    if not models or not all(isinstance(each, Model) for each in models):
+        raise UserError(f"models: expected what gzjax.load gives, one or several, found {given!r}")
+    return models

@@ -41,4 +41,10 @@ def pack(
     packed = packs.read(folder, tree=data.tree, framing=data.framing)
     report.say(f"{len(packed.ids)} galaxies ({packed.label}) in {folder}")
     recorder.describe_skipped(packed.left_out, folder, report)
-    report.say(f"--config.data.kind=pack --config.data.root={folder} reads the pack")
+    words = ["--config.data.kind=pack", f"--config.data.root={folder}"]
+    if options.data.catalogues:  # all that the recipe names are in it, and so is their tree
+        several = dict.fromkeys(each.tree for each in options.data.listed())
+        words += ["--config.data.catalogues='()'", f"--config.data.tree={'+'.join(several)}"]
+    if options.data.extra:
+        words.append("--config.data.extra=")
+    report.say(f"{' '.join(words)} reads the pack")

@@ -236,6 +236,12 @@ def _finish(
         if parts.joined:
             report.say(f"{parts.output}: joined by another process")
             return
+        if all(pc.all(pc.not_equal(table["fault"], "")).as_py() for table in parts.tables()):
+            first = next(parts.tables())["fault"][0].as_py()
+            raise UserError(
+                f"{parts.output}: none of {number} images could be read, the first because: "
+                f"{first}; delete {parts.folder} to try again"
+            )
         unreadable = join_parts(parts, join)
     report.say(f"{parts.output}: {number - unreadable} galaxies")
     if unreadable:

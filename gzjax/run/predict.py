@@ -19,7 +19,7 @@ from gzjax.posterior import Posterior
 from gzjax.run import inference
 from gzjax.run import parts as in_parts
 from gzjax.run.evaluate import check_same_tree, mixed_posterior
-from gzjax.run.model import Model
+from gzjax.run.model import Model, as_models
 from gzjax.run.parts import FORMAT, RANGE, Engine, Parts
 from gzjax.run.prediction_columns import CHALLENGE, Predicted, Wanted, table_of, unwanted
 from gzjax.run.report import Report
@@ -41,7 +41,8 @@ def predict(
     Args:
       models: one, or several of one tree, whose predictions are mixed.
       images: a folder, a pattern, a table of files, a pack; a list of files; a DataFrame with a
-        column of files; or uint8[n, height, width, 3].
+        column of files; uint8[n, height, width, 3], which is cut out as files are; or galaxies of a
+        run, `data.listed(rows)`.
       views: test-time views averaged; None: as many as the recipe says.
       shares: of each model in the mixture, whatever their sum is; None: all alike.
       columns: `challenge`, the tree's columns, cumulative vote fractions; `survey`, see
@@ -57,7 +58,7 @@ def predict(
     Raises:
       UserError: nothing to predict, models that cannot be mixed, or columns they do not have.
     """
-    models = [models] if isinstance(models, Model) else list(models)
+    models = as_models(models)
     check_same_tree(models)
     campaigns = (campaigns,) if isinstance(campaigns, str) else tuple(campaigns)
     wanted = Wanted(columns, volunteers, campaigns).of(models)
@@ -79,7 +80,7 @@ def posterior(
     Raises:
       UserError: nothing to predict, or a model without the loss term `dirichlet`.
     """
-    models = [models] if isinstance(models, Model) else list(models)
+    models = as_models(models)
     check_same_tree(models)
     if not all(model.likely for model in models):
         raise UserError("posterior: expected models trained with the loss term dirichlet")
@@ -128,7 +129,7 @@ def batches_of(
 
 def predict_to_file(
     models: Sequence[Model],
-    images: str,
+    images: Any,
     output: Path,
     *,
     views: int,

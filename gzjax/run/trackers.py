@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gzjax import files
-from gzjax.errors import UserError
+from gzjax.errors import UserError, one_line
 
 REMEMBERED = "trackers.json"
 PROJECT = "gzjax"
@@ -151,6 +151,16 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name in EXTRAS and importlib.util.find_spec(name) is None:
             raise UserError(f"{name} needs the extra {name}: pip install 'gzjax[{name}]'")
+    if "mlflow" in names:
+        import mlflow
+
+        try:
+            mlflow.MlflowClient()
+        except mlflow.MlflowException as error:
+            raise UserError(
+                f"mlflow: {one_line(error)}; MLFLOW_TRACKING_URI names a server, such as "
+                "http://localhost:5000"
+            ) from None
 
 
 def remember(workdir: Path, name: str, run: str) -> None:

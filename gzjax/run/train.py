@@ -30,7 +30,7 @@ from gzjax.steps import TrainState
 
 
 def train(
-    config: ConfigDict | str,
+    config: ConfigDict | str | Path,
     workdir: str | Path,
     *,
     cache: str | Path | None = None,
@@ -42,7 +42,7 @@ def train(
     """Trains, from the newest checkpoint in the workdir if there is one, tests, writes the page.
 
     Args:
-      config: of the run, or the name of a recipe.
+      config: of the run, or the name or the path of a recipe.
       workdir: folder of the run: checkpoints, scores and tables.
       cache: folder for rendered skies; None: the user's cache folder.
       check_images: decode every image first.
@@ -57,7 +57,9 @@ def train(
     Raises:
       UserError: a fault in the options or the data, or a workdir of another run.
     """
-    config = recipe(config) if isinstance(config, str) else config
+    config = recipe(config) if isinstance(config, str | Path) else config
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config: expected one, as gzjax.recipe gives it, found {config!r}")
     workdir = Path(workdir).expanduser()
     report.say(f"gzjax: {devices.describe_devices()}; workdir {workdir}")
     folder = workdir / "checkpoints"
