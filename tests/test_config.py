@@ -130,6 +130,17 @@ def test_differences_survive_json_and_see_options_of_another_version():
     assert configs.differences(before, sky()) == {"loss.gamma": (None, 2.0)}
 
 
+def test_fits_files_to_predict_may_be_others_than_those_to_train_on(tmp_path):
+    before, now = sky().to_dict(), sky()
+    now.fits.bands = "0,1,2"
+    configs.check_same_run(before, now, tmp_path, resumes=False)
+    with pytest.raises(UserError, match=r"fits\.bands was 'auto', now '0,1,2'"):
+        configs.check_same_run(before, now, tmp_path)
+    now.data.crop = 0.3
+    with pytest.raises(UserError, match=r"different options: data\.crop was"):
+        configs.check_same_run(before, now, tmp_path, resumes=False)
+
+
 def test_a_run_from_before_a_loss_term_is_the_same():
     before = json.loads(json.dumps(configs.default().to_dict()))
     before["loss"]["weights"] = [1.0, 3.0]

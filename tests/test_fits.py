@@ -97,6 +97,20 @@ def test_three_bands_are_blue_green_red_unless_told(tmp_path):
     assert "1 bands" in fault(tmp_path / "r.fits", FitsSettings(bands="0,1,2"))
 
 
+def test_what_lies_beside_a_band_is_none(tmp_path):
+    """Its errors, its weights, the point-spread function; where they are asked for, they are."""
+    band, *others = (galaxy(seed=n) for n in range(4))
+    expected = read_image(save(tmp_path / "alone.fits", band), FRAMING)
+    file = save(tmp_path / "a.fits", band, *others[:2], names=("", "IVAR", "PSF"))
+    np.testing.assert_array_equal(read_image(file, FRAMING), expected)
+    psf = FRAMING._replace(fits=FitsSettings(bands="psf"))
+    alone = read_image(save(tmp_path / "psf.fits", others[1]), FRAMING)
+    np.testing.assert_array_equal(read_image(file, psf), alone)
+    masked = save(tmp_path / "b.fits", band, *others, names=("", "R", "Z", "MASK"))
+    three = read_image(save(tmp_path / "c.fits", band, *others[:2], names=("", "R", "Z")), FRAMING)
+    np.testing.assert_array_equal(read_image(masked, FRAMING), three)
+
+
 def test_another_band_than_the_one_asked_for_is_not_taken(tmp_path):
     file = save(tmp_path / "g.fits", galaxy(), names=("", "G")[1:], primary=False)
     wanted = FRAMING._replace(fits=FitsSettings(bands="g"))

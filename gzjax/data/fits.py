@@ -30,6 +30,12 @@ from gzjax.data.images import Unusable, size_fault
 from gzjax.data.paths import GZIP, Encoded, split_hdu
 from gzjax.errors import one_line
 
+# What lies beside the bands of a galaxy, and is none.
+NO_BANDS = {
+    *("IVAR", "INVVAR", "VAR", "VARIANCE", "ERR", "ERROR", "SIGMA", "RMS", "UNCERT"),
+    *("WHT", "WGT", "WEIGHT", "MASK", "DQ", "FLAGS", "QUALITY", "PSF", "EXP", "NEXP"),
+}
+
 # An HDU, and which of its planes.
 Band = tuple[Any, int]
 
@@ -108,8 +114,11 @@ def _find_bands(hdus: Any, hdu: str, wanted: str) -> list[Band]:
     """One band, or red, green and blue; all of one usable size."""
     named = _bands_of(_images(hdus, hdu))
     names, bands = [name for name, _ in named], [band for _, band in named]
-    if wanted == "auto" and names[0] == "SCI":  # beside it are its errors and weights
-        bands = bands[:1]
+    if wanted == "auto":
+        seen = [n for n, name in enumerate(names) if name not in NO_BANDS] or [0]
+        # Beside an HDU of this name are its errors and weights, whatever they are called.
+        seen = seen[:1] if names[0] == "SCI" else seen
+        names, bands = [names[n] for n in seen], [bands[n] for n in seen]
     if wanted == "auto" and len(bands) == 3:
         bands = bands[::-1]
     elif len(bands) > 1 or wanted != "auto":

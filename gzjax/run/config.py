@@ -340,8 +340,14 @@ def check_same_run(
       UserError: they differ in more than what may change; lists the options.
     """
     changed = differences(with_defaults(before), now)
-    if not resumes:  # only the place among shuffled galaxies depends on the worker processes
-        changed.pop("data.processes", None)
+    if not resumes:
+        # Only the place among shuffled galaxies depends on the worker processes. Images to be
+        # predicted may be FITS files of other bands than those to train on, or those no FITS files.
+        changed = {
+            option: values
+            for option, values in changed.items()
+            if option != "data.processes" and not option.startswith("fits.")
+        }
     if changed:
         listed = ", ".join(
             f"{option} was {old!r}, now {new!r}" for option, (old, new) in changed.items()

@@ -170,6 +170,7 @@ def predict_to_file(
         "networks": [model.identity for model in models],
         "weights": [round(float(share), 4) for share in shares],
         "views": views,
+        "framings": [str(model.framing) for model in models],
         "temperatures": [model.temperature(views) for model in models],
         "columns": [wanted.columns, wanted.volunteers, list(wanted.campaigns), readable],
     }
