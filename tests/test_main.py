@@ -232,7 +232,7 @@ MISTAKES = [
     (["--config.optim.accumulate=99999"], "--config.optim.accumulate: expected"),
     (["--mode", "evaluate"], "no checkpoints there"),
     (["--mode", "predict"], "--mode predict needs --images"),
-    (["--mode", "predict", "--images", "x", "--output", "p.csv"], "predict needs --workdir"),
+    ([*PREDICT[:-1], "", "--output", "p.csv"], "--mode predict needs --workdir"),
     ([*PREDICT, "--output", "p.jpg"], "ends with .csv"),
     ([*PREDICT, "--output", "p.csv"], "no checkpoints there"),
     (
