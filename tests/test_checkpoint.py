@@ -166,3 +166,57 @@ def test_a_state_of_another_shape_is_refused(folder):
         pytest.raises(UserError, match="this checkpoint cannot be read"),
     ):
         checkpoints.restore(4, other)
+
+
+@pytest.mark.parametrize("item", ["weights", "training", "batches", "about"])
+def test_a_damaged_bit_that_nothing_else_notices_is_named(folder, batches, monkeypatch, item):
+    """A bit of an array may be flipped, and it is an array all the same."""
+    right = checkpoint.checksum_of
+    number = ["weights", "training", "batches", "about"].index(item)
+    asked = []
+
+    def wrong(content):
+        asked.append(content)
+        return right(content) + (len(asked) == number + 1)
+
+    with monkeypatch.context() as patch, Checkpoints(folder, keep=2) as checkpoints:
+        patch.setattr(checkpoint, "checksum_of", wrong)
+        checkpoints.save(5, state_of(0.5), batches, ABOUT)
+        checkpoints.wait()
+    with Checkpoints(folder) as checkpoints:
+        words = rf"5: this checkpoint cannot be read \({item}: its checksum does not hold\)"
+        anew = batches_of_two()
+        read = checkpoints.about if item == "about" else checkpoints.restore
+        arguments = (5,) if item == "about" else (5, state_of(0.0), anew)
+        with pytest.raises(UserError, match=words):
+            read(*arguments)
+        if item == "weights":
+            with pytest.raises(UserError, match=words):
+                checkpoints.weights(5)
+        checkpoints.restore(4, state_of(0.0), batches_of_two())
+
+
+def test_a_checksum_changes_with_any_number():
+    state, other = state_of(0.5), state_of(0.5)
+    assert checkpoint.checksum_of(state) == checkpoint.checksum_of(other)
+    leaves, structure = jax.tree.flatten(state.weights)
+    for place, leaf in enumerate(leaves):
+        array = np.array(leaf)
+        array.reshape(-1)[-1] = np.nextafter(array.reshape(-1)[-1], np.float32(9))
+        changed = jax.tree.unflatten(structure, [*leaves[:place], array, *leaves[place + 1 :]])
+        assert checkpoint.checksum_of(changed) != checkpoint.checksum_of(state.weights)
+    keyed = state.replace(key=jax.random.key(8))
+    assert checkpoint.checksum_of(keyed) != checkpoint.checksum_of(state)
+    assert checkpoint.checksum_of({"next": 3}) != checkpoint.checksum_of({"next": 4})
+    assert checkpoint.checksum_of({"a": (1, 2)}) == checkpoint.checksum_of({"a": [1, 2]})
+
+
+def test_checkpoints_of_before_checksums_are_read(folder, batches, monkeypatch):
+    monkeypatch.setattr(checkpoint, "CHECKSUMS", "others")
+    with Checkpoints(folder, keep=2) as checkpoints:
+        checkpoints.save(5, state_of(0.5), batches, ABOUT)
+        checkpoints.wait()
+    monkeypatch.undo()
+    with Checkpoints(folder) as checkpoints:
+        assert "others" in checkpoints.about(5)
+        checkpoints.restore(5, state_of(0.0), batches_of_two())

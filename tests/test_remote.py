@@ -190,7 +190,7 @@ def test_what_is_written_in_place_has_to_be_here(world, invoke):
         (("--mode", "report", "--workdir", "hf://a/b"), "--workdir hf://a/b: --mode report expe"),
         (("--mode", "pack", "--pack", "hf://a/b"), "--pack hf://a/b: expected a local folder"),
         (
-            ("--mode", "export", "--output", "hf://a/b"),
+            ("--mode", "export", "--output", "hf://a/b", "--workdir", "w"),
             "output hf://a/b: expected a local folder",
         ),
     ):

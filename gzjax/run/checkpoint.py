@@ -3,19 +3,22 @@
 A checkpoint holds four items: `weights`, with their moving average, which is all that predicting
 needs; `training`, the rest of the train state (optimiser, the losses' running means, step, PRNG
 key); `batches`, the place of the grain iterator; and `about`, what the run is: its config, tree,
-conventions and a fingerprint of its data. Saving is asynchronous and atomic: a run killed while
+conventions and a fingerprint of its data, with checksums of all four, since not every damaged bit
+of an array is noticed by what reads it. Saving is asynchronous and atomic: a run killed while
 saving finds the checkpoint before.
 """
 
 import contextlib
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers
@@ -27,6 +30,7 @@ from gzjax.steps import TrainState
 # Counted up whenever older checkpoints can no longer be read.
 FORMAT = 2
 OF_WEIGHTS = ("weights", "average")
+CHECKSUMS = "checksums"  # in `about`, by item
 
 
 class Best(NamedTuple):
@@ -168,6 +172,9 @@ class Checkpoints:
           UserError: this checkpoint, or the one before it, cannot be written.
         """
         weights, training = _parts(state)
+        about = {"format": FORMAT, **about}
+        checksums = {"weights": checksum_of(weights), "training": checksum_of(training)}
+        checksums |= {"batches": checksum_of(batches.get_state()), "about": checksum_of(about)}
         with self._full_disk_named():
             self.manager.save(
                 step,
@@ -175,7 +182,7 @@ class Checkpoints:
                     weights=ocp.args.StandardSave(weights),
                     training=ocp.args.StandardSave(training),
                     batches=grain.checkpoint.CheckpointSave(batches),
-                    about=ocp.args.JsonSave({"format": FORMAT, **about}),
+                    about=ocp.args.JsonSave({**about, CHECKSUMS: checksums}),
                 ),
                 metrics=None if rmse is None else {"rmse": float(rmse)},
                 force=True,
@@ -197,9 +204,9 @@ class Checkpoints:
           UserError: the checkpoint is damaged, or of another version of gzjax.
         """
         with self._damage_named(step):
-            items = ocp.args.Composite(about=ocp.args.JsonRestore())
-            about = self.manager.restore(step, args=items)["about"]
+            about, checksums = self._about(step)
             found = about.get("format", 1)
+            _check("about", about, checksums)
         if found != FORMAT:
             raise UserError(
                 f"{self.folder / str(step)}: expected a checkpoint of format {FORMAT}, found "
@@ -216,13 +223,16 @@ class Checkpoints:
         """
         device = SingleDeviceSharding(jax.local_devices()[0])
         with self._damage_named(step):
+            _, checksums = self._about(step)
             saved = self.manager.item_metadata(step)["weights"].tree
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
             )
             items = ocp.args.Composite(weights=ocp.args.StandardRestore(like))
             found = jax.device_get(self.manager.restore(step, args=items)["weights"])
-            return Weights(**found["weights"]), Weights(**found["average"])
+            both = {name: Weights(**found[name]) for name in OF_WEIGHTS}
+            _check("weights", both, checksums)
+            return both["weights"], both["average"]
 
     def restore(
         self, step: int, like: TrainState, batches: grain.DatasetIterator | None = None
@@ -246,8 +256,21 @@ class Checkpoints:
         if batches is not None:
             items["batches"] = grain.checkpoint.CheckpointRestore(batches)
         with self._damage_named(step):
+            _, checksums = self._about(step)
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
+            for name in ("weights", "training"):
+                _check(name, found[name], checksums)
+            # Of several processes each has a place of its own.
+            place = self.folder / str(step) / "batches" / "process_0-of-1.json"
+            if batches is not None and place.exists():
+                _check("batches", json.loads(place.read_text()), checksums)
             return like.replace(**found["weights"], **found["training"])
+
+    def _about(self, step: int) -> tuple[dict[str, Any], dict[str, int]]:
+        """What was saved about a step, and the checksums; older ones have none."""
+        items = ocp.args.Composite(about=ocp.args.JsonRestore())
+        about = self.manager.restore(step, args=items)["about"]
+        return about, about.pop(CHECKSUMS, {})
 
     def _drop_damaged_metrics(self) -> None:
         """Removes scores that cannot be read; orbax would fail on them, whatever it is asked."""
@@ -289,6 +312,25 @@ def _orbax_quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def checksum_of(content: Any) -> int:
+    """The CRC-32 of arrays, or of what becomes JSON."""
+    found = 0
+    for leaf in jax.tree.leaves(content):
+        if isinstance(leaf, jax.Array | np.ndarray):
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
+            found = zlib.crc32(np.asarray(leaf).tobytes(), found)
+        else:
+            return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+    return found
+
+
+def _check(item: str, content: Any, checksums: Mapping[str, int]) -> None:
+    found = checksum_of(content)
+    if checksums.get(item, found) != found:
+        raise ValueError(f"{item}: its checksum does not hold")
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
