@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,29 @@ def test_a_prediction_of_nothing_that_can_be_read_is_none(tmp_path, crowd, gz2):
         ):
             finish()
         assert not parts.output.exists()
+
+
+def test_a_damaged_bit_of_a_part_is_named_or_changes_nothing(tmp_path, crowd, gz2):
+    output = tmp_path / "p.csv"
+    parts = filled(output, crowd, 8)
+    file = parts.file(range(4, 8))
+    whole, named = file.read_bytes(), 0
+    join(parts, output)
+    expected = output.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    for place in np.linspace(8, len(whole) - footer - 8, 60).astype(int):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        output.unlink()
+        said = ""
+        try:
+            join(parts, output)
+        except UserError as error:
+            said = str(error)
+            output.write_bytes(expected)
+        assert not said or re.search(r"000000004\.parquet: damaged \(.*; delete it, and", said)
+        named += bool(said)
+        assert output.read_bytes() == expected
+    assert named > 20
 
 
 def test_a_failed_join_leaves_no_output(tmp_path, crowd, gz2):

@@ -116,13 +116,24 @@ class Parts:
     def write(self, rows: range, table: pyarrow.Table) -> None:
         """Writes the part file of a range."""
         with files.replacing(self.file(rows)) as unfinished:
-            pyarrow.parquet.write_table(table, unfinished)
+            pyarrow.parquet.write_table(table, unfinished, write_page_checksum=True)
 
     def tables(self) -> Iterator[pyarrow.Table]:
-        """The part files in order."""
+        """The part files in order.
+
+        Raises:
+          UserError: one is damaged.
+        """
         for rows in self.ranges:
             with self.file(rows).open("rb") as file:
-                yield pyarrow.parquet.read_table(file)
+                try:
+                    table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
+                except (OSError, pyarrow.ArrowInvalid) as error:
+                    raise UserError(
+                        f"{self.file(rows)}: damaged ({one_line(error)}); delete it, and the same "
+                        "command makes it again"
+                    ) from None
+            yield table
 
 
 def check_output(
