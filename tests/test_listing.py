@@ -258,11 +258,11 @@ def test_a_manifest_alone_makes_no_pack(folder):
     assert list_images(str(folder)).ids == ["2", "3", "10"]
 
 
-def test_a_pack_is_listed_by_its_ids_whatever_its_tree(tmp_path, crowd):
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)
-    data = Data(
+def four_galaxies(crowd):
+    """Of a run, cut out already; their images are in memory."""
+    return Data(
         ids=("d", "c", "b", "a"),
-        images=pixels,
+        images=np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8),
         votes=crowd[:4].astype(np.float32),
         splits={},
         left_out=pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS),
@@ -270,6 +270,11 @@ def test_a_pack_is_listed_by_its_ids_whatever_its_tree(tmp_path, crowd):
         tree=trees.load("gz2"),
         framing=Framing(0.5, 9),
     )
+
+
+def test_a_pack_is_listed_by_its_ids_whatever_its_tree(tmp_path, crowd):
+    data = four_galaxies(crowd)
+    pixels = data.images
     packing.write(tmp_path / "pack", data)
     found = list_images(tmp_path / "pack")
     assert found == listing.Listing(["d", "c", "b", "a"], [], tmp_path / "pack")
@@ -484,17 +489,8 @@ def test_the_columns_of_a_long_table_are_those_of_its_first_rows(many):
 
 def test_galaxies_of_a_run_are_listed_as_they_are(tmp_path, crowd):
     """In any order, without being cut out again."""
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)
-    data = Data(
-        ids=("d", "c", "b", "a"),
-        images=pixels,
-        votes=crowd[:4].astype(np.float32),
-        splits={},
-        left_out=pd.DataFrame(columns=catalogue.LEFT_OUT_COLUMNS),
-        label="",
-        tree=trees.load("gz2"),
-        framing=Framing(0.5, 9),
-    )
+    data = four_galaxies(crowd)
+    pixels = data.images
     listed = list_images(data.listed([3, 0, 2]))
     assert listed.ids == ["a", "d", "b"]
     assert listed.framing(Framing(1.0, 9)) == Framing(0.5, 9)

@@ -63,26 +63,23 @@ class Listing(NamedTuple):
     def part(self, rows: range) -> "Listing":
         """Some of the images, one after the other; their names are in memory."""
         cut = slice(rows.start, rows.stop)
-        return Listing(
-            self.ids[cut],
-            self.files[cut],
-            self.pack,
-            self._rows(cut),
-            None if self.pixels is None else self.pixels[cut],
-            None if self.embedded is None else self.embedded.take(cut),
-            self.made,
-        )
+        return self._some(self.ids[cut], self.files[cut], cut)
 
     def take(self, rows: Sequence[int]) -> "Listing":
         """Those of some rows, wherever they are; their names are in memory."""
-        places = np.asarray(rows, int)
+        files = [self.files[row] for row in rows] if len(self.files) else []
+        return self._some([self.ids[row] for row in rows], files, np.asarray(rows, int))
+
+    def _some(
+        self, ids: Sequence[str], files: Sequence[str], rows: slice | np.ndarray
+    ) -> "Listing":
         return Listing(
-            [self.ids[row] for row in rows],
-            [self.files[row] for row in rows] if len(self.files) else [],
+            ids,
+            files,
             self.pack,
-            self._rows(places),
-            None if self.pixels is None else self.pixels[places],
-            None if self.embedded is None else self.embedded.take(places),
+            self._rows(rows),
+            None if self.pixels is None else self.pixels[rows],
+            None if self.embedded is None else self.embedded.take(rows),
             self.made,
         )
 
