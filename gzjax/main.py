@@ -15,7 +15,6 @@
 Every option of the config can be overridden: --config.optim.learning_rate=3e-4
 """
 
-import errno
 import inspect
 import logging
 import shlex
@@ -47,6 +46,7 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 # Flags that only some of these know; to another they would be no help, silently.
 ONLY: dict[str, tuple[str, ...]] = {
+    "workdir": tuple(mode for mode in MODES if mode not in ("anomalies", "pack")),
     "images": ("predict", "embed", "explore"),
     "output": ("predict", "embed", "similar", "anomalies", "explore", "export"),
     "views": ("evaluate", "predict", "embed", "export"),
@@ -63,9 +63,11 @@ ONLY: dict[str, tuple[str, ...]] = {
     "volunteers": ("predict",),
     "campaigns": ("predict",),
     "part": ("predict", "embed", "pack"),
+    "worker_cores": ("predict", "embed", "pack"),
     "range": ("predict", "embed"),
     "engine": ("predict", "embed", "pack"),
     "profile": ("train",),
+    "check_images": ("train", "show", "evaluate", "report", "pack"),
     "pack": ("pack",),
 }
 
@@ -152,7 +154,8 @@ flags.DEFINE_bool("check_images", False, "Decode every image once, before anythi
 flags.DEFINE_string(
     "cache",
     "",
-    "Folder for rendered skies and compiled programs; default: the user's cache folder.",
+    "Folder for rendered skies and compiled programs; default: the user's cache folder, where "
+    "skies stay if this is a URL.",
 )
 flags.DEFINE_bool(
     "distributed", False, "One of several processes of one run (SLURM, a TPU pod, MPI)."
@@ -168,22 +171,14 @@ def run() -> None:
     from gzjax.run.report import Report
 
     given = flags.FLAGS
-    for name, modes in ONLY.items():
-        if given[name].present and given.mode not in modes:
-            expected = f"--mode {' or '.join(modes)}"
-            raise UserError(f"--{name}: expected {expected}, found --mode {given.mode}")
+    check(given)
     cache = command_line.path(given.cache) if given.cache else files.cache_folder()
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     if given.distributed:
         start_distributed()
     if given.engine:
-        if given.distributed:
-            raise UserError("--engine: expected no --distributed")
         jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
-    for name in MODES[given.mode]:
-        if not given[name].value:
-            raise UserError(f"--mode {given.mode} needs --{name}")
     call = commands.Call(
         flags=given,
         typed=shlex.join(["gzjax", *sys.argv[1:]]),
@@ -192,6 +187,27 @@ def run() -> None:
         report=Report(loud=jax.process_index() == 0),
     )
     commands.COMMANDS[given.mode](call)
+
+
+def check(given: flags.FlagValues) -> None:
+    """Checks that what is to be done has its flags, and that each of them acts.
+
+    Raises:
+      UserError: a flag is missing, or would be without effect.
+    """
+    for name, modes in ONLY.items():
+        if given[name].present and given.mode not in modes:
+            expected = f"--mode {' or '.join(modes)}"
+            raise UserError(f"--{name}: expected {expected}, found --mode {given.mode}")
+    for name in MODES[given.mode]:
+        if not given[name].value:
+            raise UserError(f"--mode {given.mode} needs --{name}")
+    if given["worker_cores"].present and not given.engine:
+        raise UserError("--worker_cores: expected --engine ray, found none")
+    if given.distributed and given.engine:
+        raise UserError("--engine: expected no --distributed")
+    if given.distributed and given["part"].present:
+        raise UserError("--part: expected no --distributed, whose processes share the work")
 
 
 def default_workdir() -> str:
@@ -229,19 +245,8 @@ def main(arguments: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.FATAL)
         logging.getLogger("gzjax").setLevel(logging.WARNING)
         logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it looks for fonts
-    try:
+    with command_line.ended_in_one_line():
         run()
-    except UserError as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        print("gzjax: interrupted; the same command resumes where it was", file=sys.stderr)
-        sys.exit(130)
-    except OSError as error:
-        # A folder that cannot be written; a fault of ours has no file's name, nor has a full disk.
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        room = "; free some space, and the same command resumes" * (error.filename is None)
-        command_line.fail(f"{error.filename or 'writing'}: {error.strerror}{room}")
 
 
 def quiet_abandoned_work() -> None:

@@ -110,7 +110,7 @@ CARD = {
 }
 
 
-def test_a_set_on_the_hub_is_trained_on(server, get, trains, tmp_path):
+def test_a_set_on_the_hub_is_trained_on(server, get, trains, tmp_path, monkeypatch):
     serve_hub(server, "owner/gz2", "gz2", CARD, ("data", "tiny"))
     # The hub's library goes on by itself.
     broken = f"/datasets/owner/gz2/resolve/{'c' * 40}/data/train-00000-of-00001.parquet"
@@ -127,6 +127,11 @@ def test_a_set_on_the_hub_is_trained_on(server, get, trains, tmp_path):
     server.asked.clear()
     assert get("hf:owner/gz2", "--yes", "--output", tmp_path / "hub")[0] == 0
     assert [path for path, _ in server.asked] == ["/api/datasets/owner/gz2"]
+    monkeypatch.chdir(tmp_path)
+    status, out, err = get("hf:owner/gz2", "--yes")
+    assert status == 0, err
+    assert "--config.data.root=data/owner-gz2 " in out
+    assert json.loads(Path("data/owner-gz2/manifest.json").read_text())["set"] == "hf:owner/gz2"
 
 
 def test_subsets_of_the_hub_are_those_of_the_card(server, get, tmp_path):
@@ -141,6 +146,17 @@ def test_subsets_of_the_hub_are_those_of_the_card(server, get, tmp_path):
     out = get("hf:owner/marked", *options[1:])[1]
     assert "tiny/train-00000-of-00001.parquet: " in out
     assert "data/train" not in out
+    inside = [{"config_name": "tiny", "data_dir": "tiny"}, CARD["configs"][1]]
+    serve_hub(server, "owner/inside", "gz2", CARD | {"configs": inside}, ("data", "tiny"))
+    out = get("hf:owner/inside", *options[1:], "--subset", "tiny")[1]
+    assert out.count(".parquet: ") == out.count("  tiny/") == 2
+    inside[0]["data_files"] = "train-*"
+    serve_hub(server, "owner/both", "gz2", CARD | {"configs": inside}, ("data", "tiny"))
+    out = get("hf:owner/both", *options[1:], "--subset", "tiny")[1]
+    assert out.count(".parquet: ") == out.count("  tiny/train-") == 1
+    assert get(*options, "--files", "tiny/*", "--subset", "tiny")[2] == (
+        "gzjax: --subset: expected no --files, which name the files themselves\n"
+    )
     err = get(*options, "--subset", "huge")[2]
     assert err == "gzjax: hf:owner/gz2: expected a subset of tiny, default, found huge\n"
     serve_hub(server, "owner/bare", "gz2", {})
@@ -193,6 +209,7 @@ def test_space_is_checked_before_anything_comes(server, get, tmp_path, monkeypat
     assert re.search(r"/gz2: expected 269 MB of free space, found 268 MB; name a folder", err)
     assert not (tmp_path / "gz2").exists()
     assert len(server.asked) == 1
+    assert get("gz2", "--dry-run", "--output", tmp_path / "gz2")[0] == 0  # only says what there is
 
 
 def test_space_counts_what_is_unpacked_and_what_is_there(tmp_path):
@@ -218,6 +235,14 @@ def test_nothing_comes_without_a_yes(server, get, tmp_path, monkeypatch):
         assert not (tmp_path / "gz2").exists()
     assert (status, err) == (2, "gzjax: nobody is there to answer: say --yes\n")
     assert len(asked) == 1
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    interrupted = get("gz2", "--output", tmp_path / "gz2")
+    assert interrupted[0] == 130
+    assert interrupted[2] == "gzjax: interrupted; the same command resumes where it was\n"
     monkeypatch.setattr("builtins.input", lambda _: "n")
     assert get("gz2", "--output", tmp_path / "gz2")[2] == "gzjax: nothing was downloaded\n"
     monkeypatch.setattr("builtins.input", lambda _: "y")
@@ -225,6 +250,16 @@ def test_nothing_comes_without_a_yes(server, get, tmp_path, monkeypatch):
     with locked(tmp_path / "gz2" / ".lock"):  # by another download
         assert "another process is writing there" in get("gz2", "--output", tmp_path / "gz2")[2]
     assert get("gz2", "--output", tmp_path / "gz2")[0] == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(server, get, tmp_path, monkeypatch):
+    serve_gz2(server, monkeypatch)
+    (tmp_path / "file").write_text("")
+    status, _, err = get("gz2", "--yes", "--output", tmp_path / "file/gz2")
+    assert (status, err) == (2, f"gzjax: {tmp_path}/file/gz2: Not a directory\n")
+    (tmp_path / "gz2/.lock").mkdir(parents=True)
+    status, _, err = get("gz2", "--yes", "--output", tmp_path / "gz2")
+    assert (status, err) == (2, f"gzjax: {tmp_path}/gz2/.lock: Is a directory\n")
 
 
 def test_other_files_of_a_record_can_be_had(server, get, tmp_path, monkeypatch):

@@ -5,13 +5,15 @@ import types
 import numpy as np
 import pytest
 import tiny
+from etils import epath
 
 import gzjax
 from gzjax.data import catalogue, dataset
 from gzjax.models import Conventions, Weights, pretrained
-from gzjax.run import build, galaxies
+from gzjax.run import build, galaxies, recipes
 from gzjax.run import config as configs
 from gzjax.run.origin import find_origin
+from gzjax.run.report import SILENT
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,18 @@ def test_the_model_predicts_as_the_options_say(world):
     assert tuple(model.reading) == (8, 2, 1)
     plain = options_of(world, loss__activation="softmax", loss__terms=("mse", "kl"))
     assert not build.build_model(plain, tree, None, None).likely
+
+
+@pytest.mark.parametrize("cache", [None, "gs://bucket/cache", "here"])
+def test_skies_are_cached_on_this_machine(cache, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(dataset, "from_sky", lambda galaxies, **rest: asked.update(rest))
+    options = configs.typed(recipes.recipe("sky"))
+    tree = galaxies.load_tree(options.data)
+    galaxies.build_data(options, tree, cache and epath.Path(cache), False, SILENT)
+    expected = "here/sky" if cache == "here" else f"{tmp_path}/gzjax/sky"
+    assert str(asked["cache"]) == expected
 
 
 def test_galaxies_are_held_out_as_the_options_say(world):

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from loopback import zipped
 
@@ -216,13 +217,19 @@ def test_links_are_refused(tmp_path):
         unpack.unpack(tmp_path / "a.zip")
 
 
-@pytest.mark.parametrize("damage", ["middle", "end", "empty"])
+@pytest.mark.parametrize("damage", ["middle", "end", "empty", "deflated"])
 def test_damaged_archives_leave_nothing(tmp_path, damage):
     content = bytearray(zipped({"1": b"1" * 999, "2": b"2" * 999}))
     if damage == "middle":
         content[200] ^= 1
-    made = {"end": content[:-30], "middle": content, "empty": zipped({})}[damage]
+    made = {"end": content[:-30], "middle": content, "empty": zipped({})}.get(damage)
+    if damage == "deflated":
+        with zipfile.ZipFile(whole := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("1", np.random.default_rng(0).bytes(999))
+        made = bytearray(whole.getvalue())
+        made[31:40] = b"\xff" * 9  # no block of deflate begins so
     (tmp_path / "a.zip").write_bytes(made)
-    with pytest.raises(UserError, match=r"a\.zip: "):
+    with pytest.raises(UserError, match=r"a\.zip: .*") as caught:
         unpack.unpack(tmp_path / "a.zip")
+    assert damage == "empty" or str(caught.value).endswith("; delete it and start again")
     assert [each.name for each in tmp_path.iterdir()] == ["a.zip"]

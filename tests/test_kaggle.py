@@ -109,4 +109,5 @@ def test_a_file_that_kaggle_cut_off_is_not_unpacked(kaggle, get, tmp_path, monke
     monkeypatch.setattr(kaggle, "competition_download_file", cut)
     status, _, err = get("challenge", "--yes", "--output", tmp_path)
     assert status == 2
-    assert re.search(r"rev1\.zip: expected \d+ bytes, found 50; the same command resumes", err)
+    assert re.search(r"rev1\.zip: expected \d+ bytes, found 50; it is deleted, and the same", err)
+    assert not list(tmp_path.glob("*.zip"))

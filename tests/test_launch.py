@@ -32,7 +32,11 @@ case "$*" in
 -V) echo "Python $version" ;;
 -c*) exec "$real" -c "import sys; sys.version_info = (${version//./, }); $2" ;;
 "-m pip --version") ;;
-"-m venv "*) echo "venv $3"; mkdir -p "$3/bin"; cp "$(dirname "$0")"/* "$3/bin" ;;
+"-m venv "*)
+    echo "venv $3"; mkdir -p "$3/bin"
+    # As the true one does, which keeps a link to a Python that is gone.
+    for file in "$3"/bin/*; do if [ -L "$file" ]; then exit 0; fi; done
+    cp "$(dirname "$0")"/* "$3/bin" ;;
 "-m pip install --quiet --disable-pip-version-check "*)
     shift 5; echo "pip $(dirname "$0") $*"; sleep "${PIP_SECONDS:-0}"; exit "${PIP_STATUS:-0}" ;;
 *) if { true >&9; } 2>/dev/null; then echo "keeps the lock"; fi; echo "python $*" ;;
@@ -201,6 +205,14 @@ def test_changed_requirements_are_installed(machine):
         file.write("colossus\n")
     assert run(machine, GZJAX_JAX="cpu") == [INSTALL, RUN]
     assert run(machine, GZJAX_JAX="cpu") == [RUN]
+
+
+def test_an_environment_whose_python_is_gone_is_made_again(machine):
+    run(machine, GZJAX_JAX="cpu")
+    for name in ("python", "python3"):
+        (link := machine / "repo/.venv/bin" / name).unlink()
+        link.symlink_to("/gone/python3.11")
+    assert run(machine, GZJAX_JAX="cpu") == ["venv REPO/.venv", INSTALL, RUN]
 
 
 def test_an_upgraded_python_gets_its_packages(machine):
@@ -554,6 +566,14 @@ def test_workers_of_a_tpu_pod_get_the_flags(machine, flags):
     ]
     expected = ["--command=cd", "gzjax", "&&", "launch/run", "--distributed", *flags]
     assert shlex.split(command) == expected
+
+
+def test_workers_of_a_tpu_pod_get_the_settings(machine):
+    stand_in(machine / "bin", "gcloud", "printf '%s\\n' \"$@\"")
+    python = {"GZJAX_PYTHON": "/opt/a b/python"}
+    done = call(machine, LAUNCH / "tpu-pod", "pod", "us-east5-b", "--config", "sky", **python)
+    expected = ["GZJAX_PYTHON=/opt/a b/python", "launch/run", "--distributed", "--config", "sky"]
+    assert shlex.split(done.stdout.splitlines()[-1])[3:] == expected
 
 
 def test_a_tpu_pod_has_a_name_and_a_zone(machine):

@@ -252,6 +252,17 @@ MISTAKES = [
         ["--mode", "embed", "--noreadable"],
         "--readable: expected --mode predict, found --mode embed",
     ),
+    (
+        ["--mode", "anomalies", "--workdir", "w"],
+        "--workdir: expected --mode train or show or evaluate or report or predict or embed or "
+        "similar or explore or export, found --mode anomalies",
+    ),
+    (
+        [*PREDICT, "--check_images"],
+        "--check_images: expected --mode train or show or evaluate or report or pack, found --mode",
+    ),
+    ([*PREDICT, "--worker_cores", "2"], "--worker_cores: expected --engine ray, found none"),
+    ([*PREDICT, "--part", "1/2", "--distributed"], "--part: expected no --distributed, whose "),
     (["--mode", "similar", "--output", "s.csv"], "--mode similar needs --query"),
     (
         ["--mode", "anomalies", "--embeddings", "e.parquet", "--output", "a.csv"],
@@ -306,7 +317,9 @@ def test_a_mistake_is_said_in_one_line(invoke, tmp_path, arguments, expected, mo
     recipe = [] if any(a.startswith("--config=") or a == "--config" for a in arguments) else [
         "--config", "test"]  # fmt: skip
     workdir = tmp_path / "none"
-    status, _, said = invoke(*recipe, "--workdir", workdir, "--cache", tmp_path, *arguments)
+    if not {"anomalies", "pack"} & {*arguments}:  # which have none
+        recipe += ["--workdir", workdir]
+    status, _, said = invoke(*recipe, "--cache", tmp_path, *arguments)
     assert status == 2
     assert expected in said
     assert said.startswith("gzjax: ")

@@ -994,7 +994,7 @@ def test_page(tmp_path):
     for number in range(3):
         image = Image.new("RGB", (60, 60), (0, 0, 200))
         image.paste((90, 0, 0), (12, 12, 48, 48))  # all that a field of 0.5 shows
-        image.save(real / f"{number}.jpg", quality=95)
+        image.save(real / f"{number}.{'png' if number else 'JPG'}", quality=95)
     file = tmp_path / "new" / "sky.png"
     options = ["--galaxies", "6", "--columns", "4", "--size", str(SIZE)]
     options += ["--seed", "2", "--field", "0.5"]
@@ -1039,11 +1039,14 @@ def test_captions_are_of_fractions(monkeypatch):
         (["--size", "0"], "size: expected a whole number at least 1, found 0"),
         (["--columns", "0"], "columns: expected at least 1, found 0"),
         (["--tree", "gz3"], "expected the path"),
+        (["--galaxies", "1", "--beside", "EMPTY"], "--beside EMPTY: expected images, found none"),
     ],
 )
-def test_wrong_options_of_the_page_are_one_line(option, says, tmp_path, capsys):
+def test_wrong_options_of_the_page_are_one_line(option, says, tmp_path, monkeypatch, capsys):
     from gzjax.sky.__main__ import main
 
+    (tmp_path / "EMPTY").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main(["--sheet", str(tmp_path / "sky.png"), *option])
     assert (

@@ -7,7 +7,7 @@ from pathlib import Path
 from gzjax.at_hand import registry
 from gzjax.at_hand.command import Options, run
 from gzjax.errors import UserError
-from gzjax.run.command_line import fail
+from gzjax.run import command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,14 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.pop("list"):
         print(listing())
         return
-    try:
+    with command_line.ended_in_one_line():
         if options["name"] is None:
             raise UserError(f"expected one of {', '.join(registry.SETS)}, hf:owner/name, or --list")
         if options["output"] is not None:
             options["output"] = options["output"].expanduser()
         run(Options(**options))
-    except UserError as error:
-        fail(str(error))
 
 
 def listing() -> str:

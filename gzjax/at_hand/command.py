@@ -59,15 +59,12 @@ def run(options: Options) -> None:
     missing = [file for file in offer.files if not is_there(file, kept, folder)]
     print(about(published, offer, folder, missing))
     need = space(missing, folder)
-    check_space(folder, need)
     if options.dry_run:
         return
+    check_space(folder, need)
     if missing and not options.yes:
         confirm(sum(file.size or 0 for file in missing), folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: {folder}: {error.strerror}") from error
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         for file in missing:
             entry = get(source, file, folder)

@@ -58,7 +58,11 @@ class Competition:
                 time.sleep(download.PAUSE * 2**attempt)
         size = path.stat().st_size if path.exists() else 0
         if size != (file.size or size or 1):
-            raise UserError(f"{path}: expected {file.size} bytes, found {size}; {AGAIN}")
+            path.unlink(missing_ok=True)
+            raise UserError(
+                f"{path}: expected {file.size} bytes, found {size}; it is deleted, and the same "
+                "command downloads it again"
+            )
         return path
 
     def _log_in(self) -> Any:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -27,11 +27,16 @@ class Hub:
       name: owner/name.
       patterns: of files, instead of those of a subset.
       subset: one that the set's card names; None is the default.
+
+    Raises:
+      UserError: another kind of name, or both patterns and a subset.
     """
 
     def __init__(self, name: str, patterns: Sequence[str] = (), subset: str | None = None):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             raise UserError(f"hf:{name}: expected something like hf:owner/name")
+        if patterns and subset is not None:
+            raise UserError("--subset: expected no --files, which name the files themselves")
         self.name, self.patterns, self.subset = name, patterns, subset
         self.where = f"hf:{name}"
         # The hub's library reads it when it is imported, which may be long ago.
@@ -76,7 +81,8 @@ class Hub:
         if default is None:
             default = names.index("default") if "default" in names else 0
         chosen = configs[default if self.subset is None else names.index(self.subset)]
-        return list(_patterns(chosen.get("data_files") or "*.parquet"))
+        inside = PurePosixPath(chosen.get("data_dir") or "")
+        return [str(inside / each) for each in _patterns(chosen.get("data_files") or "*.parquet")]
 
     def fetch(self, file: File, folder: Path) -> Path:
         """Downloads one of them.
@@ -86,17 +92,16 @@ class Hub:
         """
         from huggingface_hub import hf_hub_download
 
+        path = folder / file.name
         for attempt in range(TRIES):
             try:
-                path = Path(
-                    hf_hub_download(
-                        self.name,
-                        file.name,
-                        repo_type="dataset",
-                        revision=self._revision,
-                        local_dir=folder,
-                        endpoint=self.endpoint,
-                    )
+                hf_hub_download(
+                    self.name,
+                    file.name,
+                    repo_type="dataset",
+                    revision=self._revision,
+                    local_dir=folder,
+                    endpoint=self.endpoint,
                 )
                 break
             except Exception as error:

@@ -4,10 +4,14 @@ import os
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from gzjax.errors import UserError, one_line
 from gzjax.files import remove_folder
+
+# What zipfile raises for one.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def unpacked_size(archive: Path) -> int:
@@ -62,7 +66,11 @@ def unpack(archive: Path) -> Path:
             remove_folder(target)
         os.replace(inner, target)
         return target
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except DAMAGED as error:
+        raise UserError(
+            f"{archive}: cannot be unpacked: {one_line(error)}; delete it and start again"
+        ) from error
+    except OSError as error:  # no fault of the archive, such as a full disk
         raise UserError(f"{archive}: cannot be unpacked: {one_line(error)}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

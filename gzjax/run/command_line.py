@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -129,6 +130,24 @@ def _faults_in_one_line() -> Iterator[None]:
         fail(str(error))
     except (TypeError, ValueError) as error:
         fail(f"--config: {one_line(error)}")
+
+
+@contextlib.contextmanager
+def ended_in_one_line() -> Iterator[None]:
+    """Ends the program with one line where someone made a mistake, or interrupts it."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("gzjax: interrupted; the same command resumes where it was", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        # A folder that cannot be written; a fault of ours has no file's name, nor has a full disk.
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        room = "; free some space, and the same command resumes" * (error.filename is None)
+        fail(f"{error.filename or 'writing'}: {error.strerror}{room}")
 
 
 def fail(message: str) -> NoReturn:

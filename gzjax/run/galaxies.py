@@ -55,7 +55,7 @@ def build_data(
             data = dataset.from_sky(
                 settings.galaxies,
                 sky_seed=settings.sky_seed,
-                cache=Path(cache or files.cache_folder()) / "sky",
+                cache=_local(cache) / "sky",
                 progress=progress,
                 **common,
             )
@@ -110,6 +110,11 @@ def distinct_names(folders: Sequence[str]) -> list[str]:
             return names
     # The same folder twice, as of two tables in it.
     return [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _local(cache: str | Path | None) -> Path:
+    """Where rendered skies are kept, which are mapped into memory."""
+    return files.cache_folder() if cache is None or remote.is_remote(cache) else Path(cache)
 
 
 def _with_fewer(data: Data, settings: DataSettings) -> Data:

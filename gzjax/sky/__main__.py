@@ -1,6 +1,7 @@
 """Draws a page of galaxies of the synthetic sky: `python -m gzjax.sky --sheet sky.jpg`."""
 
 import argparse
+import itertools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from gzjax import tree
 from gzjax.data.framing import Framing
-from gzjax.data.images import read_image
+from gzjax.data.images import find_files, read_image
 from gzjax.describe import readable
 from gzjax.errors import UserError
 from gzjax.sky.crowd import VOLUNTEERS
@@ -64,9 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         page = page_of(draw_tiles(sky, options.captions), options.columns)
         if options.beside:
-            files = sorted(options.beside.glob("*.jpg"))[: options.galaxies]
+            files = list(itertools.islice(find_files(options.beside), options.galaxies))
+            if not files:
+                raise UserError(f"--beside {options.beside}: expected images, found none")
             framing = Framing(options.field, options.size)
-            real = [read_image(str(file), framing) for file in files]
+            real = [read_image(file, framing) for file in files]
             line = np.full((6, page.shape[1], 3), 90, np.uint8)
             page = np.concatenate([page, line, page_of(real, options.columns)])
         options.sheet.parent.mkdir(parents=True, exist_ok=True)

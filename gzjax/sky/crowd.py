@@ -176,12 +176,12 @@ def vote(
     Raises:
       UserError: the tree has questions that the crowd cannot answer.
     """
-    opinions = jnp.log(expected_conditional(latents, tree)) + jax.random.gumbel(
+    liked = jnp.log(expected_conditional(latents, tree)) + jax.random.gumbel(
         key, (volunteers, tree.size), jnp.float32
     )
     chosen = jnp.zeros((volunteers, tree.size), bool)
     for question in tree.by_depth:
-        answer = jnp.argmax(opinions[:, question.columns], axis=1, keepdims=True)
+        answer = jnp.argmax(liked[:, question.columns], axis=1, keepdims=True)
         asked = chosen[:, question.gates].any(axis=1, keepdims=True) if question.gates else True
         walks = (answer == np.arange(len(question.answers))) & asked
         chosen = chosen.at[:, question.columns].set(walks)

@@ -16,7 +16,7 @@ def union(trees: Sequence[Tree]) -> Tree:
     `bar-desi`; so its only family, `survey`, has columns such as `bar-dr5_strong`.
 
     Raises:
-      UserError: no tree, or two whose questions would be called the same.
+      UserError: no tree, or two whose suffixes end in the same word, by which campaigns are told.
 
     Examples:
       >>> from gzjax.trees import load
@@ -29,9 +29,9 @@ def union(trees: Sequence[Tree]) -> Tree:
     if not trees:
         raise wrong("trees", "at least one", trees)
     for one, other in itertools.combinations(trees, 2):
-        if _campaign(one) == _campaign(other):
-            found = f"{_campaign(one)} for {one.name} and for {other.name}"
-            raise UserError(f"trees: expected a suffix of its own for each, found {found}")
+        if _last_word(_campaign(one)) == _last_word(_campaign(other)):
+            found = f"{_campaign(one)} for {one.name} and {_campaign(other)} for {other.name}"
+            raise UserError(f"trees: expected suffixes that end in different words, found {found}")
     members = [
         dataclasses.replace(
             tree,
@@ -83,7 +83,11 @@ def part(whole: Tree, tree: Tree) -> slice:
 
 def campaign_of(question: str, tree: Tree) -> str:
     """How the name of a question ends that tells its campaign; "" in the tree of a single one."""
-    return question.rpartition("-")[2] if "+" in tree.name else ""
+    return _last_word(question) if "+" in tree.name else ""
+
+
+def _last_word(name: str) -> str:
+    return name.rpartition("-")[2]
 
 
 def _campaign(tree: Tree) -> str:
