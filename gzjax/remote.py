@@ -113,8 +113,17 @@ def _copy(url: str, copy: Path) -> None:
 
 
 def write(copy: Path, url: str) -> None:
-    """Uploads a file, which is then whole or not there."""
-    filesystem(url).put_file(str(copy), url)
+    """Uploads a file, which is then whole or not there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        filesystem(url).put_file(str(copy), url)
+    except UserError:
+        raise
+    except Exception as error:  # drivers raise many kinds
+        raise UserError(f"{url}: cannot be written: {one_line(error)}") from None
 
 
 @contextlib.contextmanager

@@ -79,6 +79,18 @@ def test_columns_of_every_tree_are_found(of, tmp_path):
         np.testing.assert_allclose(found.asked, asked, atol=1e-5)
 
 
+def test_what_nobody_is_asked_nobody_answers(tmp_path):
+    """With relu a gate may be exactly 0; tables of surveys are blank behind it."""
+    of = tree.load("gz2")
+    outputs = np.random.default_rng(0).normal(size=(40, of.size))
+    given = np.asarray(tree.fractions(outputs, of, "relu"))
+    table = table_of(of, Predicted(given, None, [""] * 40), "survey")
+    assert table.isna().to_numpy().any()
+    for suffix in (".csv", ".parquet"):
+        found = predictions.read(save(table, tmp_path / f"p{suffix}"), TREES, 100)
+        np.testing.assert_allclose(found.cumulative, given, atol=2e-6)
+
+
 @pytest.mark.parametrize("name", ["toy", "gz2", "decals-dr5"])
 def test_what_is_written_is_read_back(name, tmp_path):
     of = next(each for each in TREES if each.name == name)
@@ -386,6 +398,12 @@ def test_many_pictures_lie_beside_the_page(source, tmp_path, monkeypatch):
     text = Page((tmp_path / "p #1.csv.html").read_text()).text
     assert "This page shows 50 of them, drawn at random." in text
     assert "The pictures lie in the folder p #1.csv_pictures" in text
+    # They stay those of that page, whatever it is called by now.
+    page = tmp_path / "p #1.csv.html"
+    page.rename(tmp_path / "before.html")
+    with pytest.raises(UserError, match=r"_pictures is already there; delete it, or name another"):
+        explore.write(table, page, trees=[TOY], images=str(source / "images"))
+    explore.write(table, page, trees=[TOY])
 
 
 def test_names_are_text_whatever_they_are(tmp_path):
@@ -599,6 +617,29 @@ def test_the_map_is_wandered_in(opened, source):
     assert 0 < inside.sum() < NUMBER
     opened.click("text=Whole map")
     assert number(opened) == NUMBER - 1  # one has no place
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2])
+def test_the_map_is_whole_however_far_the_browser_is_zoomed(browser, explored, ratio):
+    page = browser.new_page(
+        viewport={"width": 1280, "height": 900}, device_scale_factor=ratio, color_scheme="light"
+    )
+    page.goto(explored.as_uri())
+    settle(page)
+    painted = """() => {
+        const { width, height } = canvas, { data } = pen.getImageData(0, 0, width, height);
+        const halves = [0, 0];
+        for (let n = 0; n < width * height; n++)
+            if (data[4 * n + 3]) halves[Number(n % width >= width / 2)]++;
+        return halves;
+    }"""
+    halves = page.evaluate(painted)
+    assert min(halves) > max(halves) / 10
+    page.evaluate("selected.add(0); paint()")
+    assert page.evaluate(painted) != halves
+    page.evaluate("selected.delete(0); paint()")
+    assert page.evaluate(painted) == halves
+    page.close()
 
 
 def test_pictures_in_a_folder_are_shown(browser, source, tmp_path, monkeypatch):

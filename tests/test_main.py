@@ -147,7 +147,8 @@ def test_the_commands_one_after_another(invoke, world, recipe, tmp_path, monkeyp
     assert embeddings.read_about(Path("e.parquet"))["views"] == 2
     assert f"e.parquet: {tiny.GALAXIES} galaxies" in said
     compare = ["--embeddings", "e.parquet", "--k", 3]
-    for name, query in (("id", 1007), ("file", world / "images" / "1007.png")):
+    monkeypatch.setenv("HOME", str(world))
+    for name, query in (("id", 1007), ("file", "~/images/1007.png")):
         status, said, wrong = invoke(
             "--mode", "similar", "--query", query, "--output", f"{name}.csv", *compare, *one
         )
@@ -214,6 +215,20 @@ def test_check_images_decodes_every_image(invoke, world, recipe, tmp_path, monke
         assert asked == [expected] * tiny.GALAXIES
 
 
+def test_images_to_explore_are_cut_where_someone_says_so(invoke, tmp_path, monkeypatch):
+    from gzjax.run import explore
+
+    crops = []
+    monkeypatch.setattr(explore, "write", lambda *_, framing, **__: crops.append(framing.crop))
+    for options in ([], ["--config.data.crop=0.7"], ["--config", "sky"]):
+        status, _, wrong = invoke(
+            *("--mode", "explore", "--predictions", "p.csv", "--output", "x.html", *options),
+            *("--cache", tmp_path),
+        )
+        assert (status, wrong) == (0, "")
+    assert crops == [1.0, 0.7, 0.5]
+
+
 PREDICT = ["--mode", "predict", "--images", "x", "--workdir", "w"]
 MISTAKES = [
     (["--config.optim.learning_rte=1"], "--config: no option 'optim.learning_rte'; did you mean"),
@@ -261,8 +276,14 @@ MISTAKES = [
         [*PREDICT, "--check_images"],
         "--check_images: expected --mode train or show or evaluate or report or pack, found --mode",
     ),
-    ([*PREDICT, "--worker_cores", "2"], "--worker_cores: expected --engine ray, found none"),
-    ([*PREDICT, "--part", "1/2", "--distributed"], "--part: expected no --distributed, whose "),
+    (
+        [*PREDICT, "--output", "p.csv", "--worker_cores", "2"],
+        "--worker_cores: expected --engine ray, found none",
+    ),
+    (
+        [*PREDICT, "--output", "p.csv", "--part", "1/2", "--distributed"],
+        "--part: expected no --distributed, whose ",
+    ),
     (["--mode", "similar", "--output", "s.csv"], "--mode similar needs --query"),
     (
         ["--mode", "anomalies", "--embeddings", "e.parquet", "--output", "a.csv"],

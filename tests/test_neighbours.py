@@ -1,5 +1,6 @@
 """An approximate index of embeddings: made once, exact in what it finds, honest about the rest."""
 
+import contextlib
 import json
 import os
 import sys
@@ -135,16 +136,42 @@ def test_without_the_extra_all_are_compared(tmp_path, report, monkeypatch):
 def test_an_index_that_cannot_be_kept(tmp_path, index, report, monkeypatch):
     file = file_of(tmp_path / "e.parquet")
 
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(neighbours.files, "replacing", full)
+    # usearch has an error of its own for what cannot be written.
+    nowhere = contextlib.nullcontext(tmp_path / "no such folder" / "index")
+    monkeypatch.setattr(neighbours.files, "replacing", lambda _: nowhere)
     found = embed.similar("g0", file, 5, report=report)
-    assert report.said[1:] == [
-        f"{file}.usearch: the index cannot be kept (No space left on device)",
-        "compared with all 700 galaxies",
-    ]
+    _, kept, searched = report.said
+    assert kept.startswith(f"{file}.usearch: the index cannot be kept (")
+    assert "\n" not in kept
+    assert searched.startswith("searched an approximate index of 700 galaxies")
     pd.testing.assert_frame_equal(found, exactly(monkeypatch, "g0", file, 5))
+    assert not (tmp_path / "e.parquet.usearch").exists()
+
+
+def test_an_index_of_others_is_searched_with_any_k(tmp_path, index, report, monkeypatch):
+    file = file_of(tmp_path / "e.parquet")
+    embed.similar("g0", file, 5)
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(neighbours.files, "write_json", denied)
+    found = embed.similar("g0", file, 6, report=report)
+    assert len(report.said) == 1
+    pd.testing.assert_frame_equal(found, exactly(monkeypatch, "g0", file, 6))
+
+
+def test_a_query_with_more_copies_than_are_wanted_is_still_the_first(
+    tmp_path, index, report, monkeypatch
+):
+    values = np.ones((200, 4), np.float16)
+    table = embedded.table([f"g{row}" for row in range(200)], values, [""] * 200)
+    file = tmp_path / "e.parquet"
+    in_parts.write_parquet([table.drop_columns("fault")], file, embedded.metadata({}))
+    for found in (embed.similar("g149", file, 5), exactly(monkeypatch, "g149", file, 5)):
+        assert found["GalaxyID"][0] == "g149"
+        assert found["GalaxyID"].nunique() == 5
+        np.testing.assert_allclose(found["similarity"], 1, atol=1e-6)
 
 
 def test_a_query_of_other_features(tmp_path, index):

@@ -240,6 +240,9 @@ def test_what_was_trained_on_what_by_which_command(workdir, shown, tested):
     assert "nothing about real galaxies" not in shown.text
     # Without the tracker that writes train.csv, the checkpoints say how long it was.
     assert page._run(workdir, model, data, {})["steps"] == steps
+    # A session that recorded nothing there counts, too.
+    early = {"step": [1], "epoch": [0.1], "images_per_second": [3.0]}
+    assert page._run(workdir, model, data, early)["steps"] == steps
     (session,) = json.loads((workdir / "sessions.json").read_text())["sessions"]
     assert session["seconds"] > 0
     assert session["versions"].startswith(f"gzjax {gzjax.__version__}")
@@ -285,6 +288,28 @@ def test_a_galaxy_is_shown_with_both_trees(shown, tested):
     content = base64.b64decode(address.removeprefix("data:image/jpeg;base64,"))
     pixels = np.asarray(Image.open(io.BytesIO(content)), float)
     assert np.abs(pixels - data.images[row]).mean() < 20
+
+
+def test_the_question_on_which_they_differ_most_is_bold(gz2):
+    def fractions(**shares):
+        made = dict.fromkeys(gz2.columns, 0.0) | {name.replace("_", "."): value
+                                                  for name, value in shares.items()}  # fmt: skip
+        return np.array(list(made.values()))
+
+    smooth = {"Class1_1": 0.49, "Class1_2": 0.51, "Class6_2": 1.0}
+    crowd = fractions(**smooth, Class7_1=0.49, Class2_2=0.51, Class3_1=0.3, Class3_2=0.21)
+    # On question 7 they differ more, but less than half are asked it.
+    network = fractions(**smooth, Class7_3=0.49, Class2_2=0.51, Class3_1=0.2, Class3_2=0.31)
+    names = [question.name for question in gz2.questions]
+
+    def bold(crowd, network):
+        return [each["name"] for each in page._answers(gz2, crowd, network) if each["most"]]
+
+    assert bold(crowd, network) == [names[2]]
+    assert bold(crowd, crowd) == []
+    crowd[[column for column, name in enumerate(gz2.columns) if name.startswith("Class3.")]] = None
+    network[1] += 0.1
+    assert bold(crowd, network) == [names[0]]
 
 
 def test_confusions_count_what_accuracies_count(shown, tested):

@@ -79,6 +79,18 @@ def test_mistakes_are_told_in_one_line(memory, tmp_path):
         command_line.path("memory://galaxies/p.csv")
 
 
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise FileNotFoundError("The specified bucket\ndoes not exist")
+
+    (tmp_path / "p.csv").touch()
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "put_file", denied)
+    with pytest.raises(UserError) as raised:
+        remote.write(tmp_path / "p.csv", "memory://typo/p.csv")
+    expected = "memory://typo/p.csv: cannot be written: The specified bucket does not exist"
+    assert str(raised.value) == expected
+
+
 def test_a_missing_package_is_one_line(monkeypatch):
     def missing(*_, **__):
         raise ImportError("Install s3fs to access S3")
@@ -188,10 +200,19 @@ def test_what_is_written_in_place_has_to_be_here(world, invoke):
     for flags, words in (
         (("--mode", "train", "--workdir", "hf://a/b"), "--workdir hf://a/b: --mode train expects"),
         (("--mode", "report", "--workdir", "hf://a/b"), "--workdir hf://a/b: --mode report expe"),
-        (("--mode", "pack", "--pack", "hf://a/b"), "--pack hf://a/b: expected a local folder"),
-        (
-            ("--mode", "export", "--output", "hf://a/b", "--workdir", "w"),
-            "output hf://a/b: expected a local folder",
+        *(
+            (
+                ("--mode", mode, f"--{name}", "hf://a/b", *rest),
+                f"--{name} hf://a/b: expected a path",
+            )
+            for mode, name, *rest in (
+                ("pack", "pack"),
+                ("export", "output", "--workdir", "w"),
+                ("explore", "predictions", "--output", "x.html"),
+                ("explore", "output", "--predictions", "p.csv"),
+                ("similar", "embeddings", "--query", "g", "--output", "s.csv"),
+                ("anomalies", "embeddings", "--output", "s.csv"),
+            )
         ),
     ):
         status, _, wrong = invoke(*flags)

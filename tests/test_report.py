@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from gzjax import metrics
 from gzjax.run import recorder, trackers
@@ -169,6 +170,15 @@ def test_other_processes_are_silent(result, capsys):
     report.evaluation(result)
     assert capsys.readouterr().out == ""
     assert not report.watched
+
+
+def test_what_users_call_things_is_shown_as_it_is(capsys):
+    name = "/data/[old]/[/b]/survey:star:v2"
+    report = Report()
+    report.say(name)
+    (table := Table("option")).add_row(name)
+    report.table(table)
+    assert capsys.readouterr().out.count(name) == 2
 
 
 def test_a_task_says_what_it_does_where_no_one_watches(capsys):

@@ -103,8 +103,8 @@ def test_the_shapes_are_those_of_training(config, tmp_path):
 
 
 def test_numbers_are_short():
-    shown = [show._shown(value) for value in (None, 0, 999, 1234, 5.6e6, 7e9, 8e15)]
-    assert shown == ["-", "0", "999", "1.23 k", "5.6 M", "7 G", "8e+03 T"]
+    shown = [show._shown(value) for value in (None, 0, 999, 999_700, 1234, 5.6e6, 7e9, 8e15)]
+    assert shown == ["-", "0", "999", "1 M", "1.23 k", "5.6 M", "7 G", "8e+03 T"]
 
 
 def test_some_steps_are_traced(config, traced, tmp_path):

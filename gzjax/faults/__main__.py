@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table("kind", "promise", "how it ended", "s")
     for each in outcomes:
         table.add_row(each.kind, each.state, each.said, f"{each.seconds:.0f}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     if given.write:
         words = [word for word in (arguments or sys.argv[1:]) if not str(word).startswith("--w")]
         command = " ".join(["launch/faults", *map(str, words)]).replace(f" {given.write}", "")

@@ -9,6 +9,7 @@ import pandas as pd
 from absl.flags import FlagValues
 
 from gzjax import remote, tree
+from gzjax.data.embeddings import read_ids
 from gzjax.errors import UserError
 from gzjax.run import (
     command_line,
@@ -95,6 +96,17 @@ class Call(NamedTuple):
         path = command_line.path(str(self.flags[flag].value))
         if suffixes:
             parts.check_output(path, suffixes, self.share())
+        return path
+
+    def local(self, flag: str) -> Path:
+        """The path on this machine that a flag names.
+
+        Raises:
+          UserError: it is a URL.
+        """
+        path = self.path(flag)
+        if remote.is_remote(path):
+            raise UserError(f"--{flag} {path}: expected a path on this machine, found a URL")
         return path
 
     def share(self) -> tuple[int, int]:
@@ -227,10 +239,10 @@ def write_galaxies(call: Call, table: pd.DataFrame, output: Path) -> None:
 def run_similar(call: Call) -> None:
     """Writes the galaxies that are most similar to one."""
     one_process(call)
-    output, embeddings = call.path("output", *parts.SUFFIXES), call.path("embeddings")
+    output, embeddings = call.path("output", *parts.SUFFIXES), call.local("embeddings")
     workdir, query = call.workdir("run to embed with"), call.flags.query
-    known = embed.check_query(query, embeddings)
-    model = None if known else load(workdir, command_line.overrides())
+    row = embed.row_of(query, embeddings, read_ids(embeddings))
+    model = None if row >= 0 else load(workdir, command_line.overrides())
     table = embed.similar(query, embeddings, call.flags.k, model, call.report)
     write_galaxies(call, table, output)
 
@@ -239,22 +251,24 @@ def run_anomalies(call: Call) -> None:
     """Writes how far each galaxy is from the others."""
     one_process(call)
     output = call.path("output", *parts.SUFFIXES)
-    table = embed.anomalies(call.path("embeddings"), call.flags.k, call.report)
+    table = embed.anomalies(call.local("embeddings"), call.flags.k, call.report)
     write_galaxies(call, table, output)
 
 
 def run_explore(call: Call) -> None:
     """Writes a page to look through predictions."""
-    given = call.flags
+    given, overrides = call.flags, command_line.overrides()
     workdir = call.workdir("run, whose tree the predictions have")
     known = workdir if given["workdir"].value else None
-    own, framing = describe_run(given.config, command_line.overrides(), known)
+    own, framing = describe_run(given.config, overrides, known)
+    if not (known or given["config"].present or "data.crop" in overrides):
+        framing = framing._replace(crop=1.0)  # the default recipe's is the synthetic sky's
     explore.write(
-        call.path("predictions"),
-        call.path("output"),
+        call.local("predictions"),
+        call.local("output"),
         trees=[own, *map(tree.load, tree.NAMES)],
         images=given.images,
-        embeddings=call.path("embeddings") if given.embeddings else None,
+        embeddings=call.local("embeddings") if given.embeddings else None,
         framing=framing,
         kind=given.map,
         most=given.galaxies or explore.MOST,
@@ -267,14 +281,12 @@ def run_export(call: Call) -> None:
     one_process(call)
     views, workdir = call.views, call.workdir("run to export")
     overrides = command_line.overrides()
-    export.export(workdir, call.path("output"), overrides, views=views, report=call.report)
+    export.export(workdir, call.local("output"), overrides, views=views, report=call.report)
 
 
 def run_pack(call: Call) -> None:
     """Decodes all galaxies once."""
-    folder, share = call.path("pack"), call.share()
-    if remote.is_remote(folder):
-        raise UserError(f"--pack {folder}: expected a local folder")
+    folder, share = call.local("pack"), call.share()
     leave_others()
     engine = call.engine([], {})
     pack.pack(call.flags.config, folder, share=share, engine=engine, **call.data_options)

@@ -105,16 +105,16 @@ def table_of_part(
     return embedded.table(*_joined(part.ids, some))
 
 
-def check_query(query: str, embeddings: Path) -> bool:
-    """Whether a query is the GalaxyID of one of the embeddings; else it is a file.
+def row_of(query: str, embeddings: Path, ids: Sequence[str]) -> int:
+    """The row of a query that is one of the GalaxyIDs of embeddings; -1 if it is a file.
 
     Raises:
-      UserError: neither, or no embeddings.
+      UserError: neither.
     """
-    if query in embedded.read_ids(embeddings):
-        return True
-    if os.path.isfile(path_of(query)):
-        return False
+    if query in ids:
+        return ids.index(query)
+    if os.path.isfile(os.path.expanduser(path_of(query))):
+        return -1
     raise UserError(f"query: expected a GalaxyID in {embeddings} or an image, found {query!r}")
 
 
@@ -140,11 +140,12 @@ def similar(
     Raises:
       UserError: no such galaxy or file, a file that cannot be read, or another model.
     """
-    embeddings, row = Path(embeddings), -1
+    embeddings = Path(embeddings)
     if k < 1:
         raise UserError(f"k: expected 1 or more, found {k}")
-    if check_query(query, embeddings):
-        row = embedded.read_ids(embeddings).index(query)
+    ids = embedded.read_ids(embeddings)
+    row = row_of(query, embeddings, ids)
+    if row >= 0:
         features = embedded.read_row(embeddings, row)
     else:
         about = embedded.read_about(embeddings)
@@ -153,12 +154,11 @@ def similar(
             raise UserError(
                 f"query: to embed {query}, expected the run that {embeddings} is of, found {other}"
             )
-        seen = embed(model, [query], about["views"])
+        seen = embed(model, [os.path.expanduser(query)], about["views"])
         if seen.faults[0]:
             raise UserError(f"{query}: {seen.faults[0]}")
         features = embedded.unit(seen.features)
     found, rows = neighbours.nearest(features, embeddings, k, row, report)
-    ids = embedded.read_ids(embeddings)
     table = pd.DataFrame({"GalaxyID": [ids[n] for n in rows[0]], "similarity": found[0]})
     # Others may be just as similar: copies.
     return table.iloc[np.argsort(rows[0] != row, kind="stable")].reset_index(drop=True)

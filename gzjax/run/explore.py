@@ -89,6 +89,9 @@ def write(
     """
     check_output(output, (".html",))
     check_map(kind)
+    folder = folder_of(output)
+    if images and folder.exists():
+        raise UserError(f"{folder} is already there; delete it, or name another page")
     listed = listing.list_images(images) if images else None
     predicted = predictions.read(table, trees, most)
     report.say(
@@ -222,7 +225,7 @@ def _place(pictures: Sequence[bytes], output: Path) -> tuple[list[str], str]:
         encoded = [base64.b64encode(picture).decode() for picture in pictures]
         return encoded, "data:image/jpeg;base64,"
     folder = folder_of(output)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     names = [f"{row:06}.jpg" if picture else "" for row, picture in enumerate(pictures)]
     for name, picture in zip(names, pictures, strict=True):
         if name:

@@ -3,7 +3,7 @@
 The index (HNSW; Malkov & Yashunin 2018, arXiv:1603.09320) is made by usearch, an extra, and kept
 beside the embeddings as `EMBEDDINGS.usearch`. `EMBEDDINGS.usearch.json` says which embeddings it is
 of, and how many of the nearest galaxies it finds. It holds the features as they are, so the cosines
-of what it finds are exact.
+of what it finds are exact. While it is made, all of them are in memory; afterwards it is mapped.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from jaxtyping import Float32, Int64
 
 from gzjax import files
 from gzjax.data import embeddings as embedded
+from gzjax.errors import one_line
 from gzjax.run.report import Report
 
 MANY = 10**6  # galaxies; up to this many are compared one by one
@@ -45,15 +46,18 @@ def nearest(
     number = embedded.number_of(embeddings)
     index = _index_of(embeddings, number, report) if number > MANY else None
     if index is None or index.ndim != query.shape[1]:
-        found = embedded.nearest(query, embeddings, k)
+        cosines, rows = embedded.nearest(query, embeddings, k)
         report.say(f"compared with all {number} galaxies")
-        return found
-    recall = _recall(index, embeddings, k)
-    report.say(
-        f"searched an approximate index of {number} galaxies: it finds {recall:.1%} of the {k} "
-        f"nearest, as {SAMPLE} searches among all show"
-    )
-    return _search(index, query, k, row)
+    else:
+        recall = _recall(index, embeddings, k)
+        report.say(
+            f"searched an approximate index of {number} galaxies: it finds {recall:.1%} of the {k} "
+            f"nearest, as {SAMPLE} searches among all show"
+        )
+        cosines, rows = _search(index, query, k, row)
+    if row >= 0 and row not in rows:  # there are k copies of it
+        rows[0, -1] = row
+    return cosines, rows
 
 
 def _search(index: Any, query: np.ndarray, k: int, row: int = -1) -> Found:
@@ -72,7 +76,7 @@ def _features(index: Any, rows: np.ndarray) -> np.ndarray:
 def _recall(index: Any, embeddings: Path, k: int) -> float:
     """The part of the k nearest galaxies that an index finds; measured once for each k."""
     note = _note(embeddings)
-    known = files.read_json(note)
+    known = {"recall": {}, **files.read_json(note)}
     if str(k) not in known["recall"]:
         sample = np.random.default_rng(0).integers(0, len(index), SAMPLE)
         queries = _features(index, sample)
@@ -80,7 +84,10 @@ def _recall(index: Any, embeddings: Path, k: int) -> float:
         found = [_search(index, query[None], k)[1] for query in queries]
         both = [len(np.intersect1d(*pair)) for pair in zip(truth, found, strict=True)]
         known["recall"][str(k)] = sum(both) / truth.size
-        files.write_json(note, known)
+        with contextlib.suppress(
+            OSError
+        ):  # as of a folder of others; the next search measures again
+            files.write_json(note, known)
     return known["recall"][str(k)]
 
 
@@ -110,9 +117,8 @@ def _index_of(embeddings: Path, number: int, report: Report) -> Any:
         with files.replacing(file) as unfinished:
             index.save(unfinished)
         files.write_json(note, {"of": described, "recall": {}})
-    except OSError as error:
-        report.say(f"{file}: the index cannot be kept ({error.strerror})")
-        return None
+    except (OSError, RuntimeError) as error:  # the latter is usearch's
+        report.say(f"{file}: the index cannot be kept ({one_line(error)})")
     return index
 
 

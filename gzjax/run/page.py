@@ -110,7 +110,8 @@ def _run(workdir: Path, model: Model, data: Data, train: Mapping[str, Any]) -> d
     """What was trained on what, by which command, how long."""
     # By their names, as all processes together would have to open them.
     saved = [int(each.name) for each in workdir.glob("checkpoints/*") if each.name.isdecimal()]
-    steps = train["step"][-1] if train else max([model.step, *saved])
+    # What was recorded may stop early, where a resumed run was told not to.
+    steps = max([model.step, *saved, *train.get("step", [])[-1:]])
     sessions = [each for each in recorder.read_sessions(workdir) if each["from_step"] < steps]
     seconds = [each["seconds"] for each in sessions]
     return {
@@ -229,17 +230,19 @@ def _answers(tree: Tree, crowd: np.ndarray, network: np.ndarray) -> list[dict[st
     """The questions that the crowd or the network reaches, of those that the crowd knows."""
     reached = np.maximum(tree.asked(crowd), tree.asked(network)) >= describe.REACHED
     apart = np.nan_to_num(np.square(network - crowd)) @ tree.membership
+    shown = reached & ~np.isnan(crowd[[question.first for question in tree.questions]])
+    most = apart[shown].max(initial=0.0)
     return [
         {
             "name": question.name,
-            "most": bool(apart[question.number - 1] == apart.max()),
+            "most": bool(apart[question.number - 1] == most > 0),
             "answers": [
                 (answer.replace("-", " "), float(crowd[column]), float(network[column]))
                 for column, answer in enumerate(question.answers, question.first)
             ],
         }
         for question in tree.questions
-        if reached[question.number - 1] and not np.isnan(crowd[question.first])
+        if shown[question.number - 1]
     ]
 
 

@@ -4,7 +4,7 @@ The inverse of `gzjax.run.prediction_columns`. Tables are streamed, so memory do
 them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,7 +115,7 @@ def _tree_of(header: Sequence[str], trees: Sequence[Tree]) -> Tree | None:
     return best if best is not None and _there(best, header) else None
 
 
-def _there(tree: Tree, header: Sequence[str]) -> set[int]:
+def _there(tree: Tree, header: Iterable[str]) -> set[int]:
     """The questions, by position, whose fractions are all there, of either kind."""
     names = set(header)
     return {
@@ -190,7 +190,7 @@ def _fractions(
     conditional, low, high = (
         all_of([f"{name}_{kind}" for name in tree.survey_columns]) for kind in KINDS
     )
-    asked = all_of(asked_columns(tree))
+    asked, there = all_of(asked_columns(tree)), _there(tree, columns)
     for question in tree.by_depth:
         place, own = question.number - 1, question.columns
         gates = np.ones_like(unknown)
@@ -198,9 +198,10 @@ def _fractions(
             gates = cumulative[:, list(question.gates)].sum(axis=1)
         asked[:, place] = np.where(np.isnan(asked[:, place]), gates, asked[:, place])
         reached = asked[:, place, None]
-        cumulative[:, own] = np.where(
-            np.isnan(cumulative[:, own]), conditional[:, own] * reached, cumulative[:, own]
-        )
+        product = conditional[:, own] * reached
+        if place in there:  # of a question that nobody is asked the fractions are blank
+            product = np.where(reached == 0, 0, product)
+        cumulative[:, own] = np.where(np.isnan(cumulative[:, own]), product, cumulative[:, own])
         with np.errstate(divide="ignore", invalid="ignore"):
             share = cumulative[:, own] / cumulative[:, own].sum(axis=1, keepdims=True)
         conditional[:, own] = np.where(np.isnan(conditional[:, own]), share, conditional[:, own])

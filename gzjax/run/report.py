@@ -32,12 +32,14 @@ class Report:
     """
 
     def __init__(self, *, loud: bool = True):
-        self.console = Console(quiet=not loud, highlight=False, soft_wrap=True)
+        self.console = Console(
+            quiet=not loud, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self.watched = loud and self.console.is_terminal
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
     def table(self, table: Table) -> None:
         """A table."""

@@ -165,7 +165,7 @@ def _shown(value: float | None) -> str:
     if value is None:
         return "-"
     for unit in ("", "k", "M", "G"):
-        if abs(value) < 1000:
+        if abs(value) < 999.5:  # what is shown as 1000 is the next unit's
             break
         value, unit = value / 1000, {"": "k", "k": "M", "M": "G", "G": "T"}[unit]
     return f"{value:.3g} {unit}".strip()

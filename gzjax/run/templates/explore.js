@@ -273,9 +273,10 @@ function paint() {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const at = projection();
-  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const at = projection(), right = canvas.clientWidth + 9, bottom = canvas.clientHeight + 9; // CSS pixels
+  pen.setTransform(1, 0, 0, 1, 0, 0);
   pen.clearRect(0, 0, width, height);
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   const colours = getComputedStyle(document.documentElement);
   const colour = (name) => colours.getPropertyValue(`--${name}`).trim();
   const by = $("colour").value, size = Math.min(7, 2 + view.zoom / 2);
@@ -295,7 +296,7 @@ function paint() {
     pen.globalAlpha = layer ? 0.15 + (0.75 * layer) / LEVELS : 0.15;
     for (const row of rows) {
       const x = at.x(row), y = at.y(row);
-      if (x > -9 && y > -9 && x < width && y < height) pen.fillRect(x - size / 2, y - size / 2, size, size);
+      if (x > -9 && y > -9 && x < right && y < bottom) pen.fillRect(x - size / 2, y - size / 2, size, size);
     }
   });
   pen.globalAlpha = 1;
