@@ -89,6 +89,10 @@ def test_what_nobody_is_asked_nobody_answers(tmp_path):
     for suffix in (".csv", ".parquet"):
         found = predictions.read(save(table, tmp_path / f"p{suffix}"), TREES, 100)
         np.testing.assert_allclose(found.cumulative, given, atol=2e-6)
+    bar = of.questions[2]  # of which a table may say nothing at all
+    lacking = table.drop(columns=[name for name in table if name.startswith(bar.name)])
+    found = predictions.read(save(lacking, tmp_path / "lacking.csv"), TREES, 100)
+    assert np.isnan(found.cumulative[:, bar.columns]).all()
 
 
 @pytest.mark.parametrize("name", ["toy", "gz2", "decals-dr5"])
