@@ -84,9 +84,7 @@ def _recall(index: Any, embeddings: Path, k: int) -> float:
         found = [_search(index, query[None], k)[1] for query in queries]
         both = [len(np.intersect1d(*pair)) for pair in zip(truth, found, strict=True)]
         known["recall"][str(k)] = sum(both) / truth.size
-        with contextlib.suppress(
-            OSError
-        ):  # as of a folder of others; the next search measures again
+        with contextlib.suppress(OSError):  # in a folder of others it is measured again
             files.write_json(note, known)
     return known["recall"][str(k)]
 
