@@ -134,10 +134,8 @@ def predictions_of(runs: Sequence[Run]) -> dict[str, dict[int, held_out.HeldOut]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; says mistakes in one line."""
-    try:
+    with command_line.ended_in_one_line():
         ablate(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        command_line.fail(str(error))
 
 
 if __name__ == "__main__":
