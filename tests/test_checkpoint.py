@@ -132,6 +132,12 @@ def test_a_full_disk_is_named(folder, batches, monkeypatch):
         with pytest.raises(UserError, match="cannot be written"):
             checkpoints.wait()
         monkeypatch.undo()
+    # A save that was under way when something else found the disk full.
+    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints.manager.close()
+    monkeypatch.setattr(checkpoints.manager, "close", full)
+    with pytest.raises(UserError, match="checkpoints: a checkpoint cannot be written"):
+        checkpoints.__exit__(OSError, OSError(28, "No space left on device"), None)
     assert "checkpoints: a checkpoint cannot be written (RESOURCE_EXHAUSTED" in str(raised.value)
     assert "\n" not in str(raised.value)
 

@@ -37,6 +37,7 @@ def test_runs_that_differ_in_anything_are_not_the_same():
     ):
         with pytest.raises(Broken, match=words):
             labs.compare(facts(**changed), facts())
+    labs.compare(facts(loss=0.4), facts(), rows=False)
     twice = facts()
     twice["train.csv"] = pd.concat([twice["train.csv"], twice["train.csv"].tail(1)])
     with pytest.raises(Broken, match=r"of the steps \[1, 2, 2\]"):
@@ -108,8 +109,8 @@ class Scripted(Lab):
     def undisturbed(self):
         return {}
 
-    def check_same(self, workdir, expected=None):
-        self.compared = workdir, expected
+    def check_same(self, workdir, expected=None, rows=True):
+        self.compared, self.rows = (workdir, expected), rows
         if not self.same:
             raise Broken("other weights")
 
@@ -164,6 +165,22 @@ def test_a_kind_notices_a_run_that_does_not_resume_or_is_another(tmp_path):
         training.stopped(Scripted(tmp_path, BAD))
     with pytest.raises(Broken, match="a traceback after signal 9"):
         training.killed(Scripted(tmp_path, GOOD, KILLED._replace(err="Traceback")))
+
+
+def test_rows_of_a_record_that_was_damaged_are_not_compared(tmp_path, monkeypatch):
+    def begin(lab, workdir):
+        (workdir / "checkpoints").mkdir(parents=True)
+        (workdir / name).write_text("1,2\n")
+
+    monkeypatch.setattr(training, "interrupted", begin)
+    for name in ("train.csv", "checkpoints/array"):
+        lab = Scripted(tmp_path, *[GOOD] * 4)
+        assert training.damaged(lab) == "the same run 4 times, one line 0 times"
+        assert lab.rows == (name != "train.csv")
+    with pytest.raises(Broken, match=r"array .*other weights"):
+        training.damaged(Scripted(tmp_path, GOOD, same=False))
+    with pytest.raises(Broken, match=r"array .*expected one line"):
+        training.damaged(Scripted(tmp_path, BAD))
 
 
 def test_renames_and_the_clock_are_hooks_of_the_process_and_judged(tmp_path):

@@ -123,7 +123,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.manager.close()
+        # Here a save fails that was under way when something else did, on the same full disk.
+        with self._full_disk_named():
+            self.manager.close()
 
     @classmethod
     def peek(cls, folder: Path) -> dict[str, Any] | None:
