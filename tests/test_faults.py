@@ -332,7 +332,7 @@ def test_the_campaign_says_what_was_kept_broken_and_skipped(tmp_path, monkeypatc
     assert text.endswith(" there ... |\n")
     assert len(text) < 800
     assert "old" not in text
-    capsys.readouterr()
+    assert "faults: kept\nkept: well | in FOLDER/run\nfaults: broken\n" in capsys.readouterr().out
     faults.main(["--only", "kept,skipped", "--workdir", str(tmp_path / "work")])
     assert "no such machine" in capsys.readouterr().out
     (tmp_path / "other.md").write_text("A page of something else.")

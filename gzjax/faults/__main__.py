@@ -71,6 +71,7 @@ def campaign(lab: Lab, kinds: Mapping[str, Kind], show: Callable[[str], object])
             state, said = "broken", str(broken)
         what = one_line(kind.__doc__ or "")
         said = textwrap.shorten(said.replace(str(lab.folder), "FOLDER"), 200, placeholder=" ...")
+        show(f"{state}: {said}")
         outcomes.append(Outcome(name, what, state, said, time.monotonic() - began))
     return outcomes
 
