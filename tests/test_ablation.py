@@ -614,7 +614,7 @@ def test_what_people_wrote_above_the_page_stays(tmp_path):
     assert file.read_text() == f"Conclusions.\n\n{pages.MARK}\n\nsecond\n"
     file.write_text("A page without the mark.")
     pages.update(file, "third")
-    assert file.read_text() == f"{pages.MARK}\n\nthird\n"
+    assert file.read_text() == f"A page without the mark.\n\n{pages.MARK}\n\nthird\n"
 
 
 def test_scores_are_shown_with_their_scatter():

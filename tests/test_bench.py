@@ -20,7 +20,8 @@ from gzjax.bench import __main__ as bench
 from gzjax.bench import compute, inference, peer, plan, runs, timing
 from gzjax.data import packing
 from gzjax.errors import UserError
-from gzjax.run import build
+from gzjax.run import build, recipes
+from gzjax.run import config as configs
 
 ROOT = Path(__file__).parent.parent
 TICK = 0.125
@@ -448,10 +449,13 @@ class Process:
         self.returncode = self.returncode or -15
 
 
+SKY = types.SimpleNamespace(config=recipes.recipe("sky"))
+
+
 def test_a_start_is_measured_until_its_first_step(monkeypatch, clock):
     monkeypatch.setattr(Process, "started", [])
     monkeypatch.setattr(runs.subprocess, "Popen", Process)
-    rows = runs.measure_start(None)
+    rows = runs.measure_start(SKY)
     assert [row["what"] for row in rows] == [
         "--help",
         "first step, nothing compiled yet",
@@ -462,6 +466,8 @@ def test_a_start_is_measured_until_its_first_step(monkeypatch, clock):
     assert help_ == [sys.executable, "-m", "gzjax.main", "--help"]
     assert first[:5] == [*help_[:3], "--config", "test"]
     assert first[-1] == "--config.log.every=1"
+    options = [f"--config.{name}={value}" for name, value in configs.flatten(SKY.config)]
+    assert [each for each in first[5:-1] if each.startswith("--config.")] == options
     cache, workdir = first.index("--cache") + 1, first.index("--workdir") + 1
     assert first[cache] == second[cache]
     assert first[workdir] != second[workdir]
@@ -473,7 +479,7 @@ def test_a_start_that_fails_is_said(monkeypatch):
     monkeypatch.setattr(Process, "ends_with", 3)
     monkeypatch.setattr(runs.subprocess, "Popen", Process)
     with pytest.raises(UserError, match=r"gzjax --config test .*: ended with status 3"):
-        runs.measure_start(None)
+        runs.measure_start(SKY)
 
 
 # PyTorch.

@@ -128,13 +128,16 @@ def loop_of(options: Options, plan: Plan, data: Data) -> Row:
     }
 
 
-def measure_start(_plan: Plan) -> list[Row]:
+def measure_start(plan: Plan) -> list[Row]:
     """From the command to its first step, without and with compiled programs in the cache."""
+    # Of whatever recipe the options are, the command gets all of them.
+    recipe = ["--config", "test"]
+    recipe += [f"--config.{name}={value}" for name, value in configs.flatten(plan.config)]
     rows = [{"what": "--help", "seconds": seconds_until(None, "--help")}]
     with tempfile.TemporaryDirectory() as folder:
         for what in ("nothing compiled yet", "compiled before"):
             workdir = Path(folder) / what.replace(" ", "-")
-            arguments = ["--config", "test", "--cache", folder, "--workdir", str(workdir)]
+            arguments = [*recipe, "--cache", folder, "--workdir", str(workdir)]
             seconds = seconds_until(workdir / "train.csv", *arguments, "--config.log.every=1")
             rows.append({"what": f"first step, {what}", "seconds": seconds})
     return rows

@@ -217,6 +217,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def update(file: Path, page: str) -> None:
-    """Writes the page below what people have written, if anything, above `MARK`."""
-    before, mark, _ = file.read_text().partition(MARK) if file.exists() else ("", "", "")
-    files.write_text(file, (before if mark else "") + f"{MARK}\n\n{page}\n")
+    """Writes the page below what people have written, if anything, in place of an earlier one."""
+    before = file.read_text().partition(MARK)[0].rstrip() if file.exists() else ""
+    files.write_text(file, f"{before}\n\n{MARK}\n\n{page}\n".lstrip())
