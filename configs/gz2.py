@@ -3,8 +3,8 @@
     launch/run --config configs/gz2.py --config.data.root=FOLDER --workdir runs/real
 
 FOLDER holds `training_solutions_rev1.csv` and `images_training_rev1/`. More such folders, in
-`--config.data.extra=OTHER,ANOTHER`, are trained on only. They may lack votes on some questions or
-hold galaxies that were selected; then `configs/gz2_finish.py` comes after this recipe.
+`--config.data.extra=OTHER,ANOTHER`, are used only for training. They may lack votes on some
+questions or hold galaxies that were selected; then `configs/gz2_finish.py` comes after this recipe.
 
 Sources: the tree and the votes, Willett et al. 2013 (arXiv:1308.3496); the votes' likelihood,
 Walmsley et al. 2022 (arXiv:2102.08414); fractions through the tree and random views, Dieleman,

@@ -38,7 +38,7 @@ class Member(NamedTuple):
     first: its first row ...
     stop: ... and the one after its last.
     weight: how often its galaxies are drawn in training, compared with others.
-    scored: whether some are held out; else it is trained on only.
+    scored: whether some are held out; else it is used only for training.
     """
 
     name: str
@@ -229,7 +229,7 @@ def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split | None) 
     """Galaxies of a pack, which are those that it was made from; see `packs.read`.
 
     What a pack of several catalogues holds out may be more than when it was made: as of folders,
-    copies of these galaxies in catalogues that are trained on only are dropped and listed.
+    copies of these galaxies in catalogues that are used only for training are dropped and listed.
 
     Raises:
       UserError: no whole pack, of another tree or framing, or too few galaxies to be split.
@@ -247,7 +247,8 @@ def from_pack(root: Path, *, tree: Tree, framing: Framing, split: Split | None) 
 def together(catalogues: Sequence[tuple[Data, Member]], tree: Tree) -> Data:
     """Several catalogues as one; galaxies of one have no votes on the questions of another.
 
-    Galaxies that one of them holds out are dropped from those that are trained on only, and listed.
+    Galaxies that one of them holds out are dropped from those that are used only for training, and
+    listed.
 
     Args:
       catalogues: of each its galaxies, and what it is called, its weight, and whether it is scored.

@@ -31,7 +31,7 @@ PIECE = 8
 
 
 class Run(NamedTuple):
-    """A training, ready to start or to resume.
+    """A training run, ready to start or to resume.
 
     model: as it will predict, once it has weights.
     training: what training needs beside it.
@@ -60,7 +60,7 @@ def build_run(
     check_images: bool,
     report: Report,
 ) -> Run:
-    """Makes the parts of a training.
+    """Makes the parts of a training run.
 
     Args:
       config: of the run.

@@ -43,7 +43,7 @@ class RunSettings(Settings):
 
     seed: of the parameters, the order of galaxies, and everything random in training.
     epochs: passes over the training galaxies.
-    batch_size: galaxies a step, over all devices of all machines.
+    batch_size: galaxies per step, over all devices of all machines.
     """
 
     seed: int = _seed()
@@ -89,7 +89,7 @@ class DataSettings(Settings):
     images: folder within the root, where the table has neither files nor images.
     votes: what the table's columns hold; `auto` sees it from their names and values.
     votes_per_galaxy: volunteers a galaxy, where a table has fractions alone.
-    extra: more folders of the same layout, separated by commas; trained on only.
+    extra: more folders of the same layout, separated by commas; used only for training.
     extra_weight: how often their galaxies are drawn in training, compared with the root's.
     catalogues: in a recipe, in place of root and extra, several catalogues, each of its own tree:
       mappings with the fields of `CatalogueSettings`.

@@ -205,7 +205,7 @@ class Training(NamedTuple):
     learning_rate: update -> rate.
     optimiser: the optax chain.
     average_decay: of the moving average of the weights, a step; 0: none.
-    batch_size: galaxies a step, over all devices of all machines.
+    batch_size: galaxies per step, over all devices of all machines.
     steps_per_epoch: in a pass over the training galaxies.
     steps: in all.
     accumulate: batches averaged before an update.

@@ -30,7 +30,7 @@ from gzjax.run.report import Report
 
 # Published fractions have six digits; more would be noise.
 FORMAT = "%.6f"
-RANGE = 4096  # images a part file
+RANGE = 4096  # images per part file
 JOB, LOCK = "_job.json", "_lock"
 SUFFIXES = (".csv", ".parquet")  # of tables that are written
 WITH_FOLDERS = (*SUFFIXES, "")
@@ -43,7 +43,7 @@ class Parts:
       output: of the prediction.
       job: what is predicted, and by what; parts of another job are refused.
       number: of images.
-      size: images a part.
+      size: images per part.
       share: which of the parts are this process's: (2, 8) is the second of eight shares.
 
     Where the output is there already, joined by another share, nothing is looked at or made.

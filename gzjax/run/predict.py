@@ -152,7 +152,7 @@ def predict_to_file(
       readable: adds the columns of `describe.readable`.
       report: says how it goes.
       wanted: which columns.
-      size: images a part file.
+      size: images per part file.
       share: of the parts that this process predicts, see `parts.Parts`.
       engine: has other processes predict, see `parts.write_in_parts`.
 

@@ -28,7 +28,7 @@ LEFT_OUT, TEMPERATURES, SESSIONS = "left_out.csv", "temperatures.json", "session
 
 
 class Recorder:
-    """Records a training as it proceeds.
+    """Records a training run as it proceeds.
 
     Args:
       workdir: of the run.
@@ -124,7 +124,7 @@ def read_evaluations(workdir: Path, step: int) -> list[dict[str, Any]]:
 
 
 def read_sessions(workdir: Path) -> list[dict[str, Any]]:
-    """Every start of a training; none where that was not recorded."""
+    """Every start of a training run; none where that was not recorded."""
     found = files.read_json(workdir / SESSIONS).get("sessions")
     return found if isinstance(found, list) else []
 

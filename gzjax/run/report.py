@@ -73,7 +73,7 @@ class Report:
     def training(
         self, start: int, steps: int, steps_per_epoch: int
     ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-        """A bar for a training, where someone watches.
+        """A bar for a training run, where someone watches.
 
         Args:
           start: steps done before.

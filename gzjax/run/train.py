@@ -1,4 +1,4 @@
-"""A training from start to finish."""
+"""A training run from start to finish."""
 
 import contextlib
 import dataclasses
@@ -114,7 +114,7 @@ def train(
 
 @dataclasses.dataclass
 class Trainer:
-    """A training on its way; the loop calls `record`, `evaluate` and `save`."""
+    """A training run in progress; the loop calls `record`, `evaluate` and `save`."""
 
     run: Run
     workdir: Path
