@@ -1,7 +1,8 @@
 """The one kind of error that is the user's to fix."""
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -28,6 +29,12 @@ def renamed(copy: object, original: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(str(error).replace(str(copy), original)) from error.__cause__
+
+
+def hint(found: object, known: Iterable[str]) -> str:
+    """`; did you mean 'sky'?` where a known name is much like what was found, else nothing."""
+    close = difflib.get_close_matches(str(found), list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def one_line(text: object) -> str:

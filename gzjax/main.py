@@ -179,10 +179,11 @@ def run() -> None:
         start_distributed()
     if given.engine:
         jax.config.update("jax_platforms", "cpu")  # GPUs are the workers'
+    workdirs = given.workdir or [f"runs/{command_line.recipe_name()}"]
     call = commands.Call(
         flags=given,
         typed=shlex.join(["gzjax", *sys.argv[1:]]),
-        workdirs=[command_line.path(name) for name in given.workdir or [default_workdir()]],
+        workdirs=list(map(command_line.path, workdirs)),
         cache=cache,
         report=Report(loud=jax.process_index() == 0),
     )
@@ -208,11 +209,6 @@ def check(given: flags.FlagValues) -> None:
         raise UserError("--engine: expected no --distributed")
     if given.distributed and given["part"].present:
         raise UserError("--part: expected no --distributed, whose processes share the work")
-
-
-def default_workdir() -> str:
-    """`runs/` and the recipe's name."""
-    return f"runs/{command_line.recipe_name()}"
 
 
 def start_distributed() -> None:

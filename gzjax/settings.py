@@ -12,13 +12,12 @@ Only names and values are in the message; the command line adds the flag before 
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from gzjax.errors import UserError
+from gzjax.errors import UserError, hint
 
 
 def setting(
@@ -108,9 +107,7 @@ class Settings:
         with contextlib.suppress(TypeError, ValueError):
             if about["allowed"](value):
                 return
-        close = difflib.get_close_matches(str(value), about["names"], 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        self.fail(field.name, about["expected"], f"{value!r}{hint}")
+        self.fail(field.name, about["expected"], f"{value!r}{hint(value, about['names'])}")
 
     def fail(self, name: str, expected: str, found: str) -> NoReturn:
         """Raises the `UserError` of one field."""

@@ -622,4 +622,4 @@ def test_scores_are_shown_with_their_scatter():
 
     assert pages.shown(pd.Series([], dtype=float)) == "-"
     assert pages.shown(pd.Series([np.nan, 0.1])) == "0.1000"
-    assert pages.shown(pd.Series([0.1, 0.3]), "+") == "+0.2000 ± 0.1414"
+    assert pages.shown(pd.Series([0.1, 0.3])) == "0.2000 ± 0.1414"

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Protocol
 from gzjax import __version__
 from gzjax.at_hand import registry
 from gzjax.at_hand.competition import Competition
-from gzjax.at_hand.download import AGAIN, File, part_of
+from gzjax.at_hand.download import AGAIN, File, Offer, part_of
 from gzjax.at_hand.hub import Hub, trees_of
 from gzjax.at_hand.join import join
 from gzjax.at_hand.registry import HUB, Published
 from gzjax.at_hand.unpack import unpack, unpacked_size
-from gzjax.at_hand.zenodo import Offer, Web
+from gzjax.at_hand.zenodo import Web
 from gzjax.errors import UserError
 from gzjax.files import locked, read_json, write_json
 

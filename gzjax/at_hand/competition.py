@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gzjax.at_hand import download
-from gzjax.at_hand.download import AGAIN, TRIES, File, needed
+from gzjax.at_hand.download import AGAIN, TRIES, File, Offer, needed, select
 from gzjax.at_hand.registry import Published
-from gzjax.at_hand.zenodo import Offer, select
 from gzjax.errors import UserError, one_line
 
 SITE = "https://www.kaggle.com"

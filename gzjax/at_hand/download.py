@@ -7,7 +7,8 @@ lacks, resuming, is the downloader below, which it calls.
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,31 @@ class File(NamedTuple):
     size: int | None = None
     checksum: str = ""
     url: str = ""
+
+
+class Offer(NamedTuple):
+    """What can be downloaded.
+
+    files: with size and checksum where an archive says them.
+    licence, citation: for people.
+    """
+
+    files: list[File]
+    licence: str
+    citation: str
+
+
+def select(files: Sequence[File], patterns: Sequence[str], where: str) -> list[File]:
+    """The files of some names.
+
+    Raises:
+      UserError: a pattern fits none; names what there is.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(file.name, pattern) for file in files):
+            there = ", ".join(sorted(file.name for file in files)) or "no files"
+            raise UserError(f"{where}: expected a file {pattern}, found {one_line(there)}")
+    return [file for file in files if any(fnmatchcase(file.name, each) for each in patterns)]
 
 
 class Broken(Exception):

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 
 from gzjax import trees
 from gzjax.at_hand import download
-from gzjax.at_hand.download import AGAIN, TRIES, File
-from gzjax.at_hand.zenodo import Offer, select
+from gzjax.at_hand.download import AGAIN, TRIES, File, Offer, select
 from gzjax.data.columns import find_columns
 from gzjax.data.rows import column_names
 from gzjax.errors import UserError, one_line

@@ -1,39 +1,13 @@
 """What a record on Zenodo holds, and under which licence."""
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gzjax.at_hand import registry
-from gzjax.at_hand.download import File, fetch, json_of
+from gzjax.at_hand.download import File, Offer, fetch, json_of, select
 from gzjax.at_hand.registry import Published
 from gzjax.errors import UserError, one_line
-
-
-class Offer(NamedTuple):
-    """What can be downloaded.
-
-    files: with size and checksum where an archive says them.
-    licence, citation: for people.
-    """
-
-    files: list[File]
-    licence: str
-    citation: str
-
-
-def select(files: Sequence[File], patterns: Sequence[str], where: str) -> list[File]:
-    """The files of some names.
-
-    Raises:
-      UserError: a pattern fits none; names what there is.
-    """
-    for pattern in patterns:
-        if not any(fnmatchcase(file.name, pattern) for file in files):
-            there = ", ".join(sorted(file.name for file in files)) or "no files"
-            raise UserError(f"{where}: expected a file {pattern}, found {one_line(there)}")
-    return [file for file in files if any(fnmatchcase(file.name, each) for each in patterns)]
 
 
 class Web:

@@ -28,11 +28,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gzjax import files, trees
+from gzjax import files
 from gzjax.bench import compute, inference, peer, runs, timing, topologies
 from gzjax.bench.plan import Plan, Row
 from gzjax.errors import UserError, named
-from gzjax.run import command_line
+from gzjax.run import command_line, galaxies
 from gzjax.run import config as configs
 
 SUBJECTS: dict[str, Callable[[Plan], list[Row]]] = {
@@ -128,8 +128,7 @@ def plan_of(options: Any) -> Plan:
     """
     config = options.config
     recipe = configs.typed(config)
-    with named("--config.data.tree: "):
-        tree = trees.load(recipe.data.tree)
+    tree = galaxies.load_tree(recipe.data)
     with named("--config.loss."):
         recipe.loss.check_tree(tree)
     plan = Plan(

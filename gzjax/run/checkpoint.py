@@ -25,6 +25,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from gzjax.errors import UserError, one_line
 from gzjax.models import Weights
+from gzjax.run.report import quiet
 from gzjax.steps import TrainState
 
 # Counted up whenever older checkpoints can no longer be read.
@@ -96,7 +97,7 @@ class Checkpoints:
                 ),
             ]
         )
-        with _orbax_quiet():
+        with quiet("absl"):  # orbax warns of a folder that is opened to be read
             self.manager = ocp.CheckpointManager(
                 self.folder,
                 item_names=("weights", "training", "batches", "about"),
@@ -302,18 +303,6 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint cannot be written ({one_line(error)}); the "
                 "same command resumes from the one before it"
             ) from error
-
-
-@contextlib.contextmanager
-def _orbax_quiet() -> Iterator[None]:
-    """Without what orbax warns of when a folder is opened to be read."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def checksum_of(content: Any) -> int:

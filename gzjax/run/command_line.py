@@ -1,7 +1,6 @@
 """What the commands share: a recipe whose every option is a flag, and mistakes in one line."""
 
 import contextlib
-import difflib
 import errno
 import re
 import sys
@@ -14,7 +13,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from gzjax import remote
-from gzjax.errors import UserError, one_line
+from gzjax.errors import UserError, hint, one_line
 from gzjax.run import config as configs
 from gzjax.run import recipes
 
@@ -62,9 +61,7 @@ def resolved(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         option = re.match(r"--?config\.([^=]*)", argument)
         if option is not None and option[1] not in options:
-            close = difflib.get_close_matches(option[1], options, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"no option {option[1]!r}{hint}")
+            raise UserError(f"no option {option[1]!r}{hint(option[1], options)}")
     return arguments
 
 

@@ -6,7 +6,6 @@ steer; here they become one config, and a config becomes them again. No function
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 from gzjax.augment import Augmentation
 from gzjax.data.columns import CHALLENGE_IMAGES, CHALLENGE_TABLE, KINDS
 from gzjax.data.framing import FitsSettings
-from gzjax.errors import UserError, named
+from gzjax.errors import UserError, hint, named
 from gzjax.losses import Objective
 from gzjax.models import NetworkSettings
 from gzjax.optim import Optimisation
@@ -265,9 +264,7 @@ def typed(config: Mapping[str, Any]) -> Options:
     """
     known, found = dict(flatten(default())), dict(flatten(config))
     for name in found.keys() - known.keys():
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"--config: no option {name!r}{hint}")
+        raise UserError(f"--config: no option {name!r}{hint(name, known)}")
     if missing := known.keys() - found.keys():
         raise UserError(f"--config: the option {min(missing)!r} is missing; start from default()")
 

@@ -12,11 +12,9 @@ out, and give float32[batch, answers]: cumulative vote fractions, averaged over 
 with intervals the ends of the 90 % interval of each conditional fraction.
 """
 
-import contextlib
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,14 +25,13 @@ import jax.numpy as jnp
 
 from gzjax import __version__, files, quantiles, remote, steps
 from gzjax.errors import UserError
-from gzjax.run import exported, opened, recorder
+from gzjax.run import exported, opened, page, recorder
 from gzjax.run.model import Model
 from gzjax.run.places import without_places
-from gzjax.run.report import SILENT, Report
+from gzjax.run.report import SILENT, Report, quiet
 from gzjax.tree import Tree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-TEMPLATES = Path(__file__).parent / "templates"
 STABLEHLO, ONNX = "predict.stablehlo", "predict.onnx"
 INPUT = "images"
 
@@ -161,7 +158,7 @@ def to_onnx(
     """A function of images, whose batch size is named, not a number, and its outputs' names."""
     import jax2onnx
 
-    with _quiet("onnx_ir", "jax2onnx"):
+    with quiet("onnx_ir", "jax2onnx"):
         made = jax2onnx.to_onnx(
             function, [images], model_name="gzjax", input_names=[INPUT], output_names=list(names)
         )
@@ -186,20 +183,6 @@ def _clip(graph: Any) -> None:
             graph.node.remove(below)
 
 
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Without what libraries log of every node that they make."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def toml(tree: Tree) -> str:
     """A tree as the TOML file that `tree.load` takes."""
     content = tree.to_dict()
@@ -219,15 +202,7 @@ def _value(value: Any) -> str:
 
 def card(model: Model, views: int, evaluations: list[dict[str, Any]], with_onnx: bool) -> str:
     """The model card: what it was trained on, what it scores, what it is not for, how to use it."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page.environment(autoescape=False, keep_trailing_newline=True)
     config = without_places(model.about["config"])
     return environment.get_template("card.md").render(
         model=model,

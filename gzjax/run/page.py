@@ -269,16 +269,13 @@ def address(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
-def environment() -> Any:
-    """Templates in which everything is escaped that is not markup already."""
+def environment(**options: Any) -> Any:
+    """Templates in which everything is escaped that is not markup already, or as options say."""
     import jinja2
 
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True} | options
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, **options
     )
     environment.filters |= {
         "score": _or_dash(lambda value: f"{value:.4f}"),

@@ -209,7 +209,7 @@ def table_of_part(
 
 
 def published(table: pd.DataFrame, tree: Tree, wanted: Wanted, readable: bool) -> pyarrow.Table:
-    """The columns that are asked for, with words or without, of `columns.table_of`."""
+    """The columns that are asked for, with words or without, of `prediction_columns.table_of`."""
     numbers = list(table.columns.drop(["GalaxyID", "fault"]))
     if readable:
         fractions = table[list(tree.columns)].to_numpy(np.float32, copy=True)

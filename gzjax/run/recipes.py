@@ -1,13 +1,12 @@
 """Recipes: Python files whose `get_config` says what differs from the defaults."""
 
-import difflib
 import runpy
 import traceback
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from gzjax.errors import UserError, one_line
+from gzjax.errors import UserError, hint, one_line
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # Beside the package in a checkout of the repository, within it where it is installed.
@@ -31,11 +30,9 @@ def find(name: str | Path) -> Path:
         return path
     if str(name) in names():
         return FOLDER / f"{name}.py"
-    close = difflib.get_close_matches(str(name), names(), 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
     raise UserError(
         f"{name}: no such recipe; expected one of {', '.join(names())}, or a file such as "
-        f"configs/sky.py{hint}"
+        f"configs/sky.py{hint(name, names())}"
     )
 
 

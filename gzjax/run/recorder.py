@@ -66,10 +66,10 @@ class Recorder:
         content = {"sessions": [*self.sessions, self.session]}
         files.write_json(self.workdir / SESSIONS, content)
 
-    def scalars(self, name: str, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Records what was measured, of `train` or `validation`, with all trackers."""
         for tracker in self.trackers:
-            tracker.scalars(name, step, values)
+            tracker.scalars(group, step, values)
 
     def validation(self, result: Mapping[str, Any]) -> None:
         """Adds an evaluation on validation."""

@@ -43,10 +43,10 @@ class Csv:
         path = self.workdir / f"{group}.csv"
         new = not path.exists()
         with path.open("a", newline="") as file:
-            rows = csv.DictWriter(file, ["step", *(key for key in values if key != "step")])
+            rows = csv.DictWriter(file, ["step", *values])
             if new:
                 rows.writeheader()
-            rows.writerow({**values, "step": step})
+            rows.writerow({"step": step, **values})
 
     def close(self) -> None:
         """Nothing is open."""
@@ -63,8 +63,7 @@ class TensorBoard:
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Adds a point to each curve."""
         for key, value in values.items():
-            if key != "step":
-                self.events.add_scalar(f"{group}/{key}", value, step)
+            self.events.add_scalar(f"{group}/{key}", value, step)
         self.events.flush()
 
     def close(self) -> None:
@@ -92,7 +91,7 @@ class Wandb:
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Logs all values at once."""
-        named = {f"{group}/{key}": value for key, value in values.items() if key != "step"}
+        named = {f"{group}/{key}": value for key, value in values.items()}
         self.run.log({**named, "step": step})
 
     def close(self) -> None:
@@ -124,7 +123,7 @@ class Mlflow:
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
-        named = {f"{group}/{key}": value for key, value in values.items() if key != "step"}
+        named = {f"{group}/{key}": value for key, value in values.items()}
         metrics = [Metric(name, value, now, step) for name, value in named.items()]
         self.client.log_batch(self.run, metrics=metrics)
 

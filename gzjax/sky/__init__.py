@@ -11,6 +11,6 @@ It needs no data and no network.
 `python -m gzjax.sky --sheet sky.jpg` shows a page of them.
 """
 
-from gzjax.sky.store import VERSION, load_sky
+from gzjax.sky.store import load_sky
 
-__all__ = ["VERSION", "load_sky"]
+__all__ = ["load_sky"]

@@ -1,12 +1,11 @@
 """Checks of what a user's file holds; all raise a `UserError`: what was expected and found."""
 
-import difflib
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gzjax.errors import UserError
+from gzjax.errors import UserError, hint
 
 _WORDS = {str: "text", bool: "true or false", list: "a list", dict: "a table"}
 
@@ -59,6 +58,5 @@ def among(what: str, names: Iterable[str], known: Sequence[str]) -> None:
 def wrong(what: str, expected: str, found: Any, known: Sequence[str] = ()) -> UserError:
     """The error itself, with the known name that is most like what was found."""
     shown = repr(found)[:200] if found not in ("", (), []) else "nothing"
-    close = difflib.get_close_matches(str(found), known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return UserError(f"{what}{': ' * bool(what)}expected {expected}, found {shown}{hint}")
+    where = f"{what}: " if what else ""
+    return UserError(f"{where}expected {expected}, found {shown}{hint(found, known)}")

@@ -194,12 +194,12 @@ def covered(result: Mapping[str, Any]) -> dict[str, float]:
     return shares | {"temperature": found["temperatures"][0]}
 
 
-def shown(by_seed: pd.Series, sign: str = "", digits: int = 4) -> str:
+def shown(by_seed: pd.Series, digits: int = 4) -> str:
     """Mean and standard deviation of the scores there are; a dash for none."""
     if not by_seed.count():
         return "-"
     spread = f" ± {by_seed.std():.{digits}f}" if by_seed.count() > 1 else ""
-    return f"{by_seed.mean():{sign}.{digits}f}{spread}"
+    return f"{by_seed.mean():.{digits}f}{spread}"
 
 
 def against(found: Difference | None) -> str:
