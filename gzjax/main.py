@@ -44,7 +44,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "export": ("output", "workdir"),
     "pack": ("pack",),
 }
-# Flags that only some of these know; to another they would be no help, silently.
+# Flags that act in some modes alone; in another they are refused.
 ONLY: dict[str, tuple[str, ...]] = {
     "workdir": tuple(mode for mode in MODES if mode not in ("anomalies", "pack")),
     "images": ("predict", "embed", "explore"),

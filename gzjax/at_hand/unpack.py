@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from gzjax.errors import UserError, one_line
 from gzjax.files import remove_folder
 
-# What zipfile raises for one.
+# What zipfile raises for an archive that is damaged, or that it cannot read.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 

@@ -130,7 +130,7 @@ def loop_of(options: Options, plan: Plan, data: Data) -> Row:
 
 def measure_start(plan: Plan) -> list[Row]:
     """From the command to its first step, without and with compiled programs in the cache."""
-    # Of whatever recipe the options are, the command gets all of them.
+    # Every option is passed on, whichever recipe it comes from.
     recipe = ["--config", "test"]
     recipe += [f"--config.{name}={value}" for name, value in configs.flatten(plan.config)]
     rows = [{"what": "--help", "seconds": seconds_until(None, "--help")}]

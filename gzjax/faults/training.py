@@ -243,7 +243,7 @@ def damaged(lab: Lab) -> str:
             shutil.copytree(begun, workdir, dirs_exist_ok=True)
             lab.resume(*TRAINING, "--workdir", workdir)
         try:
-            # A record whose row is damaged has lost it: nothing else knows what it was.
+            # A damaged row of a record cannot be restored.
             lab.check_same(workdir, rows=file.name != "train.csv")
         except Broken as broken:
             raise Broken(f"{what}: {broken}") from None

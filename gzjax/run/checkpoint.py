@@ -124,7 +124,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Here a save fails that was under way when something else did, on the same full disk.
+        # A save in the background may fail after something else did, on the same full disk.
         with self._full_disk_named():
             self.manager.close()
 
