@@ -165,7 +165,7 @@ def make(
     """
     steps = round(epochs * steps_per_epoch)
     if settings.accumulate > steps:
-        expected = f"at most the {steps} steps of the training"
+        expected = f"at most the {steps} steps of training"
         settings.fail("accumulate", expected, str(settings.accumulate))
     if settings.freeze >= depths:
         expected = f"less than the {depths} depths of the network"

@@ -147,8 +147,8 @@ def test_a_kind_notices_a_run_that_does_not_resume_or_is_another(tmp_path):
     lab = Scripted(tmp_path, GOOD, *[KILLED] * 3, GOOD)
     assert training.killed(lab).startswith("killed 3 times in 1 ")
     # It is compared with one that nothing killed and that was as long.
-    assert lab.compared == (tmp_path / "killed/run", tmp_path / "whole/run")
-    assert [command[-1] for command in lab.commands] == [tmp_path / "whole/run"] + [
+    assert lab.compared == (tmp_path / "killed/run", tmp_path / "killed-whole/run")
+    assert [command[-1] for command in lab.commands] == [tmp_path / "killed-whole/run"] + [
         lab.compared[0]
     ] * 4
     assert len({command[:-1] for command in lab.commands}) == 1
@@ -160,9 +160,13 @@ def test_a_kind_notices_a_run_that_does_not_resume_or_is_another(tmp_path):
         training.killed(Scripted(tmp_path, GOOD, *[KILLED] * 3, LINE))
     with pytest.raises(Broken, match="other weights"):
         training.killed(Scripted(tmp_path, GOOD, *[KILLED] * 3, GOOD, same=False))
-    assert "saved 3 times" in training.stopped(Scripted(tmp_path, *[STOPPED] * 3, GOOD))
+    # A signal that comes before the program listens ends it, with nothing to save.
+    early = KILLED._replace(code=-15)
+    three = Scripted(tmp_path, GOOD, STOPPED, early, GOOD, GOOD, STOPPED, GOOD)
+    assert training.stopped(three).startswith("stopped 3 times in 2 training runs, saved 2 times")
+    assert not three.ends
     with pytest.raises(Broken, match="status 1 after signal 15"):
-        training.stopped(Scripted(tmp_path, BAD))
+        training.stopped(Scripted(tmp_path, GOOD, BAD))
     with pytest.raises(Broken, match="a traceback after signal 9"):
         training.killed(Scripted(tmp_path, GOOD, KILLED._replace(err="Traceback")))
 

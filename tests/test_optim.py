@@ -277,7 +277,7 @@ def test_the_depth_of_a_layer_decides_in_the_whole_transformation():
 
 def test_accumulating_more_batches_than_there_are_is_refused():
     with pytest.raises(
-        UserError, match=r"^accumulate: expected at most the 24 steps of the training, found 25$"
+        UserError, match=r"^accumulate: expected at most the 24 steps of training, found 25$"
     ):
         made(accumulate=25)
     with pytest.raises(UserError, match="at most the 3 steps"):

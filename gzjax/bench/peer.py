@@ -13,7 +13,7 @@ from gzjax.bench import timing
 from gzjax.bench.plan import Plan, Row, Step, columns
 from gzjax.run.config import Options
 
-CALLS = 3  # of a step in its turn: in a training, too, one step follows another
+CALLS = 3  # of a step in its turn: in training, too, one step follows another
 
 
 def measure_peer(plan: Plan) -> list[Row]:

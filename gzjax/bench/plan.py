@@ -132,7 +132,7 @@ class Step:
     """The compiled train step on a batch of noise, to be called again and again.
 
     Args:
-      options: of the training.
+      options: of the recipe.
       tree: of the answers.
       placement: on which devices; None: on all.
 

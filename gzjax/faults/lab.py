@@ -52,7 +52,7 @@ class Lab:
         self.random = np.random.default_rng(seed)
         self.quick = quick
         self.cache = folder / "cache"
-        self.seconds = 0.0  # that an undisturbed training takes
+        self.seconds = 0.0  # that an undisturbed training run takes
         self._facts: dict[str, Any] = {}
         # Of processes that were not waited for yet: where each writes what it says.
         self._said: dict[subprocess.Popen[str], Path] = {}
@@ -131,7 +131,7 @@ class Lab:
         return done
 
     def undisturbed(self) -> dict[str, Any]:
-        """The facts of a training that nothing disturbed; trained once."""
+        """The facts of a training run that nothing disturbed; trained once."""
         if not self._facts:
             workdir = self.place("undisturbed") / "run"
             self.resume(*TRAINING, "--workdir", workdir)  # draws the sky, compiles
@@ -148,7 +148,7 @@ class Lab:
 
 
 def facts(workdir: Path) -> dict[str, Any]:
-    """What a training leaves behind, but for timings."""
+    """What a training run leaves behind, but for timings."""
     import gzjax
 
     model = gzjax.load(workdir)

@@ -52,7 +52,7 @@ def long(lab: Lab) -> str:
 
 
 def judge(looks: Sequence[Look]) -> str:
-    """What was seen of a training, in words.
+    """What was seen of a training run, in words.
 
     The second half counts, when everything is compiled, and without what comes after the last
     step: the test and the page take memory of their own. Single moments differ by the arrays that

@@ -121,7 +121,7 @@ def images(lab: Lab) -> str:
 
 
 def changing(lab: Lab) -> str:
-    """Images and rows of a data folder change between a training's sessions, and during one."""
+    """Images and rows of a data folder change between a training run's sessions, and during one."""
     folder = lab.place("changing")
     data = _folder_of_galaxies(folder / "data", 120)
     options = (*TRAINING, "--config.data.kind=folder", f"--config.data.root={data}")

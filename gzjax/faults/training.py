@@ -1,4 +1,4 @@
-"""Faults of a training: killed, stopped, without room, in damaged files, under a strange clock."""
+"""Faults of a training run: killed, stopped, out of room, in damaged files, by a strange clock."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ class Skipped(Exception):
 
 
 def signalled(lab: Lab, options: Sequence[str], workdir: Path, number: int) -> Done:
-    """Starts a training and signals it at a random moment, to its workers, too."""
+    """Starts a training run and signals it at a random moment, to its workers, too."""
     lab.undisturbed()
     process = lab.start(*options, "--workdir", workdir)
     try:
@@ -52,27 +52,53 @@ def signalled(lab: Lab, options: Sequence[str], workdir: Path, number: int) -> D
     return done
 
 
-def killed(lab: Lab) -> str:
-    """SIGKILL at random moments, until a training is through; then of the next one."""
-    most, times, trainings = 3 if lab.quick else 50, 0, 0
-    # An epoch for each kill: many fall into one training.
-    options, whole = (*TRAINING, f"--config.epochs={most}"), lab.place("whole") / "run"
+def disturbed(lab: Lab, name: str, number: int, most: int) -> tuple[str, int]:
+    """Signals training runs, one after another.
+
+    Args:
+      lab: where.
+      name: of the kind of fault.
+      number: the signal.
+      most: how often it has to find a run that is not through; with --quick, three times.
+
+    Returns:
+      How often, in how many runs; and how many times a run saved its state.
+    """
+    most = 3 if lab.quick else most
+    # An epoch for each signal: many fall into one run.
+    options, whole = (*TRAINING, f"--config.epochs={most}"), lab.place(f"{name}-whole") / "run"
     lab.resume(*options, "--workdir", whole)
+    times = runs = saved = 0
     while times < most:
-        workdir = lab.place("killed") / "run"
-        trainings += 1
-        while times < most and signalled(lab, options, workdir, signal.SIGKILL).code:
-            times += 1
+        workdir, through = lab.place(name) / "run", False
+        runs += 1
+        while times < most and not through:
+            done = signalled(lab, options, workdir, number)
+            asked = "stopped as asked" in done.out
+            through = done.code == 0 and not asked
+            times += not through
+            saved += asked
         lab.resume(*options, "--workdir", workdir)
         lab.check_same(workdir, whole)
-    some = f"{trainings} training{'s' * (trainings != 1)}"
-    return f"killed {times} times in {some}, each then the same run"
+    return f"{times} times in {runs} training run{'s' * (runs != 1)}", saved
+
+
+def killed(lab: Lab) -> str:
+    """SIGKILL at random moments, until a training run is through; then of the next one."""
+    said, _ = disturbed(lab, "killed", signal.SIGKILL, 50)
+    return f"killed {said}, each then the same run"
+
+
+def stopped(lab: Lab) -> str:
+    """SIGTERM at random moments, in the same way."""
+    said, saved = disturbed(lab, "stopped", signal.SIGTERM, 20)
+    return f"stopped {said}, saved {saved} times, each then the same run"
 
 
 def interrupted(
     lab: Lab, workdir: Path, options: Sequence[object] = TRAINING, step: int = 8
 ) -> None:
-    """Begins a training and stops it when it has the checkpoint of a step."""
+    """Begins a training run and stops it when it has the checkpoint of a step."""
     process = lab.start(*options, "--workdir", workdir)
     while process.poll() is None and not (workdir / "checkpoints" / str(step)).exists():
         time.sleep(0.02)
@@ -80,16 +106,6 @@ def interrupted(
         os.killpg(process.pid, signal.SIGTERM)
     if lab.finish(process).code:
         raise Broken("could not begin")
-
-
-def stopped(lab: Lab) -> str:
-    """SIGTERM at random moments of one training."""
-    workdir, times = lab.place("stopped") / "run", 3 if lab.quick else 20
-    found = [signalled(lab, TRAINING, workdir, signal.SIGTERM) for _ in range(times)]
-    saved = sum("stopped as asked" in done.out for done in found)
-    lab.resume(*TRAINING, "--workdir", workdir)
-    lab.check_same(workdir)
-    return f"stopped {len(found)} times, saved {saved} times, then the same run"
 
 
 def workers(lab: Lab) -> str:
@@ -192,7 +208,7 @@ def fill(disk: Path, kilobytes: int) -> Path:
 
 
 def full(lab: Lab) -> str:
-    """The disk is full at the beginning, in the middle, at the end of a training."""
+    """The disk is full at the beginning, in the middle, at the end of a training run."""
     said = []
     for kilobytes in lab.random.integers(0, 6000, 2 if lab.quick else 8).tolist():
         with small_disk(lab.place("full") / "disk", 64) as disk:
@@ -253,7 +269,7 @@ def damaged(lab: Lab) -> str:
 
 
 def clock(lab: Lab) -> str:
-    """The clock jumps back by a day in the middle of a training."""
+    """The clock jumps back by a day in the middle of a training run."""
     workdir = lab.place("clock") / "run"
     for _ in range(1 if lab.quick else 3):
         shutil.rmtree(workdir, ignore_errors=True)

@@ -39,7 +39,7 @@ class Run(NamedTuple):
     begin: weights drawn at random -> those to start from.
     about: what the run is, to be saved with each checkpoint.
     on_device: whether the devices hold all images.
-    trackers: what records the training.
+    trackers: what records the run.
     """
 
     model: Model

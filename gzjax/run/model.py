@@ -65,7 +65,7 @@ class Model(NamedTuple):
     placement: on which devices.
     reading: how images are read.
     raw: the weights that `weights` is the average of, to be scored beside it; None: none.
-    step: of the training, that the weights are of.
+    step: of training, that the weights are of.
     name: of the run, for people.
     temperatures: {views averaged: what makes intervals right on validation}.
     digest: of the weights as they were trained, see `digest_of`.
