@@ -96,7 +96,7 @@ def test_the_shapes_are_those_of_training(config, tmp_path):
 
     batch = run.data.source("train").batch(np.arange(8))
     ((_, placed),) = devices.on_devices([batch], run.model.placement)
-    like = show._batch(run, 8, votes=True)
+    like = run.model.abstract_batch(8)
     assert {name: (a.shape, a.dtype, a.sharding) for name, a in placed.items()} == {
         name: (a.shape, a.dtype, a.sharding) for name, a in like.items()
     }

@@ -61,8 +61,8 @@ def measure_decoding(plan: Plan) -> float:
 
 def rows_of(options: Options, plan: Plan, model: Model, folder: str, number: int) -> list[Row]:
     """The rows of one network, size, batch and type."""
-    batch = {"image": random_batch(options, plan.tree, model.placement)["image"]}
     size = options.run.batch_size
+    batch = {"image": random_batch(model, size)["image"]}
     shown = {1: "1 view", 16: "16 views"}
     calls: dict[str, tuple[int, Callable[[], Any]]] = {
         f"network, {name}": (

@@ -91,40 +91,24 @@ def training_of(options: Options, model: Model) -> Training:
     return build.build_training(options, model.network, galaxies)
 
 
-def abstract_batch(options: Options, tree: Tree, placement: Placement) -> dict[str, Any]:
-    """The shapes of a training batch, and where it lies; see `steps.train_step`."""
-    batch, canvas = options.run.batch_size, options.data.canvas
-    arrays = {
-        "votes": ((batch, tree.size), np.float32),
-        "image": ((batch, canvas, canvas, 3), np.uint8),
-        "row": ((batch,), np.int32),
-        "mask": ((batch,), np.float32),
-    }
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.by_galaxy)
-        for name, (shape, dtype) in arrays.items()
-    }
-
-
-def random_batch(options: Options, tree: Tree, placement: Placement) -> dict[str, jax.Array]:
+def random_batch(model: Model, size: int) -> dict[str, jax.Array]:
     """A training batch of noise, on the devices."""
     generator = np.random.default_rng(0)
-    like = abstract_batch(options, tree, placement)
-    batch = options.run.batch_size
+    like = model.abstract_batch(size)
     arrays = {
-        "votes": 40 * generator.dirichlet(np.ones(tree.size), batch).astype(np.float32),
+        "votes": 40 * generator.dirichlet(np.ones(model.tree.size), size).astype(np.float32),
         "image": generator.integers(0, 255, like["image"].shape, np.uint8),
-        "row": np.arange(batch, dtype=np.int32),
-        "mask": np.ones(batch, np.float32),
+        "row": np.arange(size, dtype=np.int32),
+        "mask": np.ones(size, np.float32),
     }
-    return jax.device_put(arrays, placement.by_galaxy)
+    return jax.device_put(arrays, model.placement.by_galaxy)
 
 
 def lower_train_step(options: Options, tree: Tree, placement: Placement) -> jax.stages.Lowered:
     """The train step, lowered for devices that need not be there."""
     model = model_of(options, tree, placement)
     training = training_of(options, model)
-    batch = abstract_batch(options, tree, placement)
+    batch = model.abstract_batch(options.run.batch_size)
     return training.step(model).lower(training.abstract_state(model), batch)
 
 
@@ -145,7 +129,7 @@ class Step:
         model = model_of(options, tree, self.placement)
         self.training = training_of(options, model)
         self.state = self.training.initial_state(model, lambda drawn: drawn)
-        self.batch = random_batch(options, tree, self.placement)
+        self.batch = random_batch(model, options.run.batch_size)
         began = timing.now()
         self.compiled: Any = lower_train_step(options, tree, self.placement).compile()
         self.compile_seconds = timing.now() - began

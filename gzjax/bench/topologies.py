@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from gzjax.bench import inference, timing
-from gzjax.bench.plan import Plan, Row, abstract_batch, columns, lower_train_step, model_of
+from gzjax.bench.plan import Plan, Row, columns, lower_train_step, model_of
 from gzjax.bench.program import Census, census
 from gzjax.data import devices
 from gzjax.errors import UserError, one_line
@@ -174,7 +174,7 @@ def lower_predict_step(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement.replicated),
         jax.eval_shape(model.network.init, jax.random.key(0)),
     )
-    batch = {"image": abstract_batch(options, tree, placement)["image"]}
+    batch = model.abstract_batch(options.run.batch_size, votes=False)
     predict: Any = model.predict_step(1)  # jitted
     return predict.lower(weights, batch)
 

@@ -112,6 +112,19 @@ class Model(NamedTuple):
             raise UserError(f"views: expected 1 or more, found {views!r}")
         return int(views)
 
+    def abstract_batch(self, size: int, *, votes: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a batch, and where it lies; without votes: of one to predict."""
+
+        def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=self.placement.by_galaxy)
+
+        batch = {"image": array((self.framing.canvas, self.framing.canvas, 3), np.uint8)}
+        if votes:
+            batch["votes"] = array((self.tree.size,), np.float32)
+            batch["mask"] = array((), np.float32)
+            batch["row"] = array((), np.int32)
+        return batch
+
     def predict_step(self, views: int) -> Callable[[Weights, Batch], dict[str, jax.Array]]:
         """The jitted `programs.predict_step`; compiled once for each number of views."""
         return _predict_step(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich import box
@@ -104,7 +103,7 @@ def costs(run: Run) -> Table:
     """What the compiled steps cost on each device, as the compiler says."""
     model, training = run.model, run.training
     state = training.abstract_state(model)
-    batch = _batch(run, training.batch_size, votes=True)
+    batch = model.abstract_batch(training.batch_size)
     table = _table("step, on each device", *COSTS, numbers=True)
 
     def add(name: str, cost: Mapping[str, float | None]) -> None:
@@ -113,7 +112,7 @@ def costs(run: Run) -> Table:
     train = training.step(model).lower(state, batch)
     add(f"train, batch {training.batch_size}", cost_of(train.compile()))
     size = model.reading.batch_size
-    batch = _batch(run, size, votes=False)
+    batch = model.abstract_batch(size, votes=False)
     for views in sorted({1, model.views}):
         step: Any = model.predict_step(views)
         cost = cost_of(step.lower(state.weights, batch).compile())
@@ -144,21 +143,6 @@ def _table(first: str, *others: str, numbers: bool = False, caption: str | None 
     for heading in others:
         table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
     return table
-
-
-def _batch(run: Run, size: int, *, votes: bool) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a batch as `devices.on_devices` gives it."""
-    model, sharding = run.model, run.model.placement.by_galaxy
-
-    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
-
-    batch = {"image": array((model.framing.canvas, model.framing.canvas, 3), jnp.uint8)}
-    if votes:
-        batch["votes"] = array((model.tree.size,), jnp.float32)
-        batch["mask"] = array((), jnp.float32)
-        batch["row"] = array((), jnp.int32)
-    return batch
 
 
 def _shown(value: float | None) -> str:
