@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gzjax.data import images
+from gzjax.data import images, paths
 from gzjax.data.framing import Framing
 from gzjax.data.images import ImageArrays, ImageFiles, check_image, read_image
 from gzjax.errors import UserError
@@ -323,20 +323,20 @@ def test_a_folder_is_searched_with_all_in_it_each_once(tmp_path):
     (other / "again").symlink_to(root / "b")
     (root / "7.jpg").symlink_to(root / "b.jpg")
     (root / "8.jpg").symlink_to(tmp_path / "gone")
-    found = [os.path.relpath(file, root) for file in images.find_files(root)]
+    found = [os.path.relpath(file, root) for file in paths.find_files(root)]
     assert found == ["7.jpg", "8.jpg", "b/2.PNG", "b/5.webp", "b.jpg", "linked/deep/6.tiff"]
 
 
 def test_a_folder_that_vanishes_is_not_skipped(tmp_path):
     with pytest.raises(UserError, match="gone: cannot be searched for images: No such file"):
-        list(images.find_files(tmp_path / "gone"))
+        list(paths.find_files(tmp_path / "gone"))
 
 
 def test_a_pipe_is_not_waited_for_and_a_link_to_itself_does_not_end_a_search(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "whole.jpg")
-    found = list(images.find_files(tmp_path))
+    found = list(paths.find_files(tmp_path))
     assert [os.path.basename(file) for file in found] == ["loop.png", "pipe.jpg", "whole.jpg"]
     faults = [images.check_image(file) for file in found]
     assert faults[1] == "expected a file, found a pipe, a socket or a device"

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from gzjax.data.images import find_files
-from gzjax.data.paths import name_of
+from gzjax.data.paths import find_files, name_of
 from gzjax.errors import UserError
 from gzjax.files import replacing
 

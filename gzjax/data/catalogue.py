@@ -23,9 +23,9 @@ from jaxtyping import Float32
 from gzjax.data import tables
 from gzjax.data.columns import CHALLENGE_TABLE
 from gzjax.data.framing import FitsSettings, Framing
-from gzjax.data.images import Unusable, check_image, fault_text, find_files
+from gzjax.data.images import Unusable, check_image, fault_text
 from gzjax.data.parquet import NO_IMAGE, Cells, ParquetImages
-from gzjax.data.paths import Encoded, check_astropy, name_of, path_of
+from gzjax.data.paths import Encoded, check_astropy, find_files, name_of, path_of
 from gzjax.data.rows import any_there, column_names, cutouts_advice
 from gzjax.data.tables import LEFT_OUT_COLUMNS, MOST_LEFT_OUT
 from gzjax.errors import UserError

@@ -20,13 +20,11 @@ from PIL import Image, UnidentifiedImageError
 
 from gzjax import remote
 from gzjax.data.framing import FitsSettings, Framing
-from gzjax.data.paths import FITS, NEEDS_ASTROPY, Encoded, is_fits, path_of
-from gzjax.errors import UserError, one_line
+from gzjax.data.paths import NEEDS_ASTROPY, Encoded, is_fits, path_of
+from gzjax.errors import one_line
 
 # Those that Pillow decodes itself. Of others, some start a program (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
-# What files are called that a folder is searched for.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", *FITS)
 SMALLEST = 16  # pixels a side; nobody can see a galaxy's shape in less
 
 # A fault beside an image, as bytes of one length, since batches are arrays; b"" is none.
@@ -284,50 +282,3 @@ class JoinedImages(Images):
                 here = own[rows[start:stop] - (end - len(own))]
                 found.append((some_of(images, here), np.arange(len(here))))
         return JoinedImages(found)
-
-
-def find_files(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """Paths of the images in a folder and in all folders within, in order; see `in_order`.
-
-    Links to folders are followed, each folder is searched once. Hidden ones are skipped.
-
-    Raises:
-      UserError: a folder that cannot be searched.
-    """
-    searched: set[str] = set()
-
-    def search(place: str) -> Iterator[str]:
-        if os.path.realpath(place) in searched:
-            return
-        searched.add(os.path.realpath(place))
-        try:
-            with os.scandir(place) as entries:
-                there = sorted((entry.name, _is_folder(entry)) for entry in entries)
-        except OSError as error:
-            raise UserError(
-                f"{error.filename}: cannot be searched for images: {error.strerror}"
-            ) from None
-        for name, is_folder in there:
-            if is_folder and not name.startswith("."):
-                yield from search(os.path.join(place, name))
-            elif not is_folder and is_image(name):
-                yield os.path.join(place, name)
-
-    return search(os.fspath(folder))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself; whoever reads it says so
-        return False
-
-
-def in_order(files: Sequence[str]) -> list[str]:
-    """Paths in the order of their folders' names, then their own."""
-    return sorted(files, key=lambda file: file.split(os.sep))
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is called like an image, and is not hidden."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

@@ -16,18 +16,14 @@ import pyarrow as pa
 from gzjax import remote
 from gzjax.data import file_tables, names, packs
 from gzjax.data.images import (
-    SUFFIXES,
     Framing,
     ImageArrays,
     ImageFiles,
     Images,
     JoinedImages,
-    find_files,
-    in_order,
-    is_image,
 )
 from gzjax.data.parquet import Cells, ParquetImages, holds_images
-from gzjax.data.paths import name_of, path_of
+from gzjax.data.paths import SUFFIXES, find_files, in_order, is_image, name_of, path_of
 from gzjax.data.rows import (
     ID_COLUMNS,
     TABLES,

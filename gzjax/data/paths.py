@@ -1,15 +1,17 @@
-"""What images are called: files, FITS files among them, and the HDUs within."""
+"""What images are called, FITS files and the HDUs within among them; how a folder is searched."""
 
 import importlib.util
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gzjax.errors import UserError
 
 # What FITS files are called: as they are, compressed, and tile-compressed by fpack.
 FITS = (".fits", ".fit", ".fits.gz", ".fits.fz")
+# What files are called that a folder is searched for.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", *FITS)
 # A FITS file, and which of its HDUs, as in cfitsio: `cutouts.fits[3]`.
 _HDU = re.compile(r"(.*\.(?:fits|fit|fits\.gz|fits\.fz))\[([^\[\]]+)\]", re.IGNORECASE | re.DOTALL)
 NEEDS_ASTROPY = "reading FITS needs the extra fits: pip install 'gzjax[fits]', or astropy alone"
@@ -59,3 +61,50 @@ def check_astropy(files: Iterable[str]) -> None:
     if importlib.util.find_spec("astropy") is None:
         for file in filter(is_fits, files):
             raise UserError(f"{file}: {NEEDS_ASTROPY}")
+
+
+def find_files(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Paths of the images in a folder and in all folders within, in order; see `in_order`.
+
+    Links to folders are followed, each folder is searched once. Hidden ones are skipped.
+
+    Raises:
+      UserError: a folder that cannot be searched.
+    """
+    searched: set[str] = set()
+
+    def search(place: str) -> Iterator[str]:
+        if os.path.realpath(place) in searched:
+            return
+        searched.add(os.path.realpath(place))
+        try:
+            with os.scandir(place) as entries:
+                there = sorted((entry.name, _is_folder(entry)) for entry in entries)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: cannot be searched for images: {error.strerror}"
+            ) from None
+        for name, is_folder in there:
+            if is_folder and not name.startswith("."):
+                yield from search(os.path.join(place, name))
+            elif not is_folder and is_image(name):
+                yield os.path.join(place, name)
+
+    return search(os.fspath(folder))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; whoever reads it says so
+        return False
+
+
+def in_order(files: Sequence[str]) -> list[str]:
+    """Paths in the order of their folders' names, then their own."""
+    return sorted(files, key=lambda file: file.split(os.sep))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called like an image, and is not hidden."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

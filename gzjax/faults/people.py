@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gzjax.data.images import is_image
+from gzjax.data.paths import is_image
 from gzjax.faults.lab import TRAINING, Broken, Lab, check_one_line, damage, files_of
 from gzjax.faults.training import fill, interrupted, small_disk
 

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from gzjax import tree
 from gzjax.data.framing import Framing
-from gzjax.data.images import find_files, read_image
+from gzjax.data.images import read_image
+from gzjax.data.paths import find_files
 from gzjax.describe import readable
 from gzjax.errors import UserError
 from gzjax.sky.crowd import VOLUNTEERS
