@@ -268,6 +268,11 @@ def test_seeds_that_scatter_widen_the_interval_and_others_are_left_out():
     # Student's t of one degree of freedom: two seeds say little.
     assert both.high - both.value > 6 * alone.value
     assert held_out.difference({0: one}, {1: one}) is None
+    # A question that the table lacks is unknown in all of them.
+    unknown = OBSERVED.copy()
+    unknown[:, -1] = np.nan
+    pair = [run._replace(observed=unknown.copy()) for run in (worse, one)]
+    assert held_out.difference({0: pair[0]}, {0: pair[1]}).value > 0
     other = one._replace(ids=one.ids[::-1])
     with pytest.raises(UserError, match="held out different galaxies"):
         held_out.difference({0: one}, {0: other})
@@ -299,6 +304,11 @@ def test_what_a_run_predicts_is_kept_until_the_run_is_another(world, tmp_path, m
         metrics.rmse(predicted, again.observed)
         for predicted in (again.predicted, other.predicted, (again.predicted + other.predicted) / 2)
     )
+    # Those of 4 views, which are there, are no predictions with 16.
+    sixteen = gzjax.evaluate(model, data, "test", views=16)["rmse"]
+    found = metrics.rmse(again.predicted[test], again.observed[test])
+    assert found == pytest.approx(sixteen, abs=1e-6)
+    assert not np.array_equal(again.predicted, first.predicted)
     assert lines[1] == f"{workdirs[0]}: RMSE {one:.4f}"
     assert lines[2].startswith(f"{workdirs[1]}: RMSE {two:.4f}, {two - one:+.4f} [")
     assert lines[2].endswith("] to the first")

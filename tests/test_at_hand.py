@@ -242,7 +242,7 @@ def test_nothing_comes_without_a_yes(server, get, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", interrupt)
     interrupted = get("gz2", "--output", tmp_path / "gz2")
     assert interrupted[0] == 130
-    assert interrupted[2] == "gzjax: interrupted; the same command resumes where it was\n"
+    assert interrupted[2] == "gzjax: interrupted; nothing that was finished is lost\n"
     monkeypatch.setattr("builtins.input", lambda _: "n")
     assert get("gz2", "--output", tmp_path / "gz2")[2] == "gzjax: nothing was downloaded\n"
     monkeypatch.setattr("builtins.input", lambda _: "y")

@@ -160,7 +160,9 @@ def test_a_damaged_checkpoint_is_named(folder, file, read, missing):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with (
         Checkpoints(folder) as checkpoints,
-        pytest.raises(UserError, match=r"4: this checkpoint cannot be read .*; delete the folder"),
+        pytest.raises(
+            UserError, match=r"4: this checkpoint cannot be read .*; or delete the folder"
+        ),
     ):
         read(checkpoints)
 

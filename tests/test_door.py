@@ -373,16 +373,19 @@ def test_parts_of_another_prediction_are_not_taken_over(world, models, tmp_path,
         for some, shares, name in ((models[:1], (1.0,), "p.csv"), (models, (0.5, 0.5), "two.csv")):
             with pytest.raises(KeyboardInterrupt):
                 predict_all(some, shares=shares, name=name)
-    for some, views in ((models[1:], 1), (models[:1], 2)):
-        with pytest.raises(UserError, match="was left by a prediction of different"):
-            predict_all(some, views)
-    with pytest.raises(UserError, match="was left by a prediction of different"):
-        predict_all(models, shares=(0.25, 0.75), name="two.csv")
-    with pytest.raises(UserError, match="was left by a prediction of different"):
-        predict_all([models[0]._replace(temperatures={1: 2.0})])
+    first = models[0]
+    smaller = first._replace(framing=first.framing._replace(crop=0.9))
     shutil.copytree(world / "images", tmp_path / "moved")
-    with pytest.raises(UserError, match="was left by a prediction of different images"):
-        predict_all(models[:1], images=tmp_path / "moved")
+    for changed, arguments in (
+        ("networks, framings", {"models": models[1:]}),
+        ("views", {"models": [first], "views": 2}),
+        ("framings", {"models": [smaller]}),
+        ("temperatures", {"models": [first._replace(temperatures={1: 2.0})]}),
+        ("weights", {"models": models, "shares": (0.25, 0.75), "name": "two.csv"}),
+        ("images", {"models": [first], "images": tmp_path / "moved"}),
+    ):
+        with pytest.raises(UserError, match=f"was left by a command with different {changed};"):
+            predict_all(**arguments)
     lock = files.locked(tmp_path / "p.csv.parts" / "_lock")
     with lock, pytest.raises(UserError, match="another process is writing there"):
         predict_all(models[:1])
@@ -476,6 +479,8 @@ def test_packing_and_training_from_the_pack_changes_nothing(world, workdirs, tmp
     packed = tiny.config(pack, epochs=3, evaluate__views=4, data__kind="pack")
     packed.data.tree = config.data.tree
     model = gzjax.train(packed, tmp_path / "run")
+    # What is computed by the one is taken over by the other.
+    assert model.identity == gzjax.load(tmp_path / "run").identity
     before = gzjax.load(workdirs[0])
     for one, other in zip(
         *(m.weights.params["classifier"].values() for m in (model, before)), strict=True

@@ -161,16 +161,17 @@ def test_an_interrupted_file_resumes_with_what_is_missing(
         with pytest.raises(BaseException):  # noqa: B017, PT011
             embed_all()
     assert len(list((tmp_path / "e.parquet.parts").glob("*.parquet"))) == 1
-    with pytest.raises(
-        UserError, match="was left by a prediction of different images or by different"
-    ):
+    with pytest.raises(UserError, match="was left by a command with different views;"):
         embed_all(views=1)
     other = tmp_path / "moved"
     shutil.copytree(world / "images", other)
-    for network, images_ in ((model._replace(step=9), world / "images"), (model, other)):
-        with pytest.raises(
-            UserError, match="was left by a prediction of different images or by different"
-        ):
+    smaller = model._replace(framing=model.framing._replace(crop=0.9))
+    for changed, network, images_ in (
+        ("network", model._replace(step=9), world / "images"),
+        ("framing", smaller, world / "images"),
+        ("images", model, other),
+    ):
+        with pytest.raises(UserError, match=f"was left by a command with different {changed};"):
             embed.embed_to_file(
                 network, str(images_), tmp_path / "e.parquet", views=4, size=20,
             )  # fmt: skip

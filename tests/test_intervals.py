@@ -167,7 +167,7 @@ def test_parts_with_other_columns_are_not_taken_over(world, model, tmp_path, mon
             predicted(columns="survey")
     others = {"columns": "both"}, {"columns": "survey", "volunteers": 5}
     for wanted in (*others, {"columns": "survey", "readable": True}):
-        with pytest.raises(UserError, match="was left by a prediction of different images or by"):
+        with pytest.raises(UserError, match="left by a command with different columns;"):
             predicted(**wanted)
     predicted(columns="survey")
 

@@ -367,11 +367,11 @@ def _no_sky(from_sky):
 @pytest.mark.parametrize(
     ("raised", "code", "expected"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; the same command resumes where it was"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing that was finished is lost"),
         (
             OSError(28, "No space left"),
             2,
-            "writing: No space left; free some space, and the same command resumes",
+            "writing: No space left; free some space, and give the same command again",
         ),
         (OSError(13, "Permission denied", "x.csv"), 2, "x.csv: Permission denied"),
     ],

@@ -117,12 +117,14 @@ def test_what_is_done_is_not_done_again(tmp_path, crowd, gz2):
 def test_parts_of_another_job_are_refused(tmp_path, gz2):
     output = tmp_path / "p.csv"
     parts_of(output, 10)
-    for changes in ({"job": JOB | {"views": 16}}, {"size": 5}):
-        with pytest.raises(UserError, match=r"p\.csv\.parts was left by a prediction of different"):
+    left = r"p\.csv\.parts was left by a command with different"
+    for changed, changes in (("views", {"job": JOB | {"views": 16}}), ("range", {"size": 5})):
+        with pytest.raises(UserError, match=f"{left} {changed};"):
             parts_of(output, 10, **changes)
-    (tmp_path / "p.csv.parts" / "_job.json").write_text("{")
-    with pytest.raises(UserError, match=r"job\.json: damaged"):
-        parts_of(output, 10)
+    for damaged in ("{", "7"):
+        (tmp_path / "p.csv.parts" / "_job.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"job\.json: damaged"):
+            parts_of(output, 10)
 
 
 def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path):
@@ -232,4 +234,4 @@ def test_a_disk_that_is_gone_is_no_damaged_image(tmp_path):
 def test_the_job_says_how_many_images_a_part_has(tmp_path, gz2):
     parts_of(tmp_path / "p.csv", 10)
     job = json.loads((tmp_path / "p.csv.parts" / "_job.json").read_text())
-    assert job == JOB | {"images_a_part": 4}
+    assert job == JOB | {"range": 4}

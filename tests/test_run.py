@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 import gzjax
-from gzjax.data import batches, catalogue, images, listing
+from gzjax.data import batches, catalogue, devices, images, listing
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, galaxies, loop, origin, train
 from gzjax.run import config as configs
@@ -254,6 +254,10 @@ def test_the_average_is_scored_and_the_weights_beside_it(run):
     judged = dict(zip(step, run()["validation"]["rmse"], strict=True))
     assert validation["rmse"] == pytest.approx(judged[validation["step"]], rel=1e-6)
     assert validation["raw_rmse"] != pytest.approx(validation["rmse"], rel=1e-6)
+    model, data = gzjax.load(run()["workdir"]), gzjax.load_data(run()["workdir"])
+    last = model._replace(weights=jax.device_put(model.raw, model.placement.replicated), raw=None)
+    alone = gzjax.evaluate(last, data, "validation", views=1)["rmse"]
+    assert validation["raw_rmse"] == pytest.approx(alone, rel=1e-6)
     plain = run(average__decay=0.0)
     assert "raw_rmse" not in plain["scores"]["evaluate_test.json"]
     weights = {name: value for name, value in plain["weights"].items() if "average" in name}
@@ -471,17 +475,26 @@ def test_an_outage_in_an_evaluation_is_said_in_one_line_and_one_image_is_left_ou
     unreadable(*ids[1:3])
     with pytest.raises(UserError, match=r"2 of [0-9]+ test galaxies cannot be read, the last bec"):
         gzjax.evaluate(model, data)
+    # Of a larger split more may be lost: as many as before training.
+    monkeypatch.setattr(catalogue, "MOST_LEFT_OUT", 2.5 / len(ids))
+    evaluate.predict_split(model, data, "test", 1, model.weights)
+    unreadable(*ids[1:4])
+    with pytest.raises(UserError, match=r"3 of [0-9]+ test galaxies"):
+        evaluate.predict_split(model, data, "test", 1, model.weights)
 
 
 def test_each_process_reads_its_own_share(run, world, tmp_path, monkeypatch):
     model, data = gzjax.load(run()["workdir"]), gzjax.load_data(run()["workdir"])
-    report, shares = gzjax.Report(), []
+    model = model._replace(reading=model.reading._replace(threads=3, processes=2))
+    report, shares, readers = gzjax.Report(), [], []
     training = build.build_run(
-        tiny.config(world), tmp_path, None, cache=None, check_images=False, report=report
-    )
+        tiny.config(world, data__threads=3, data__processes=2),
+        tmp_path, None, cache=None, check_images=False, report=report,
+    )  # fmt: skip
 
-    def read(*_, shard, shards, **others):
+    def read(*_, shard=0, shards=1, threads, processes):
         shares.append((shard, shards))
+        readers.append((threads, processes))
         raise UserError("enough")
 
     for name in ("training_batches", "ordered_batches"):
@@ -493,6 +506,9 @@ def test_each_process_reads_its_own_share(run, world, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="enough"):
         train.Trainer(training, tmp_path, None, 0, report).train(None)
     assert shares == [(1, 3)] * 2
+    with pytest.raises(UserError, match="enough"):
+        model.predict(world / "images")
+    assert readers == [(3, 2)] * 3
 
 
 def test_galaxies_lost_on_the_way_are_listed(world, tmp_path, monkeypatch):
@@ -516,7 +532,10 @@ def test_galaxies_lost_on_the_way_are_listed(world, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         # Those that the devices lack are listed once, by their file, not again in every epoch.
         patch.setattr(catalogue, "MOST_LEFT_OUT", 0.1)
+        held, hold = [], devices.hold_on_devices
+        patch.setattr(devices, "hold_on_devices", lambda *args: held.append(1) or hold(*args))
         gzjax.train(tiny.config(root, data__on_device=True), tmp_path / "held")
+        assert held == [1]
     listed = pd.read_csv(tmp_path / "held" / "left_out.csv", dtype=str)
     assert listed["GalaxyID"].tolist() == [lost]
     assert listed["file"][0].endswith(f"{lost}.png")

@@ -480,12 +480,17 @@ def test_shards_are_one_table(tmp_path):
     assert found.about.startswith("table a.csv and 1 more: counts")
     for change, said in (
         (table.assign(**{COLUMNS[3]: -1}), "b.parquet: row 1, disk-edge-on-dr5_yes"),
-        (table.drop(columns="id_str"), "b.parquet: expected the columns of the tables before it"),
+        (table.drop(columns="id_str"), "b.parquet: expected the columns of the other tables"),
         (table.assign(id_str=[f"J{row}" for row in range(10, 30)]), "b.parquet: row 1: id_str J10"),
     ):
         change.to_parquet(tmp_path / "b.parquet")
         with pytest.raises(UserError, match=said):
             tables.read(shards, DECALS)
+    # Also where the first one lacks a column that another has.
+    table.assign(file="1.png").to_parquet(tmp_path / "c.parquet")
+    table.to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b.parquet: expected the columns .* 1 missing: file"):
+        tables.read([tmp_path / "b.parquet", tmp_path / "c.parquet"], DECALS)
 
 
 def test_what_one_shard_lacks_is_unknown_in_it_alone(tmp_path):

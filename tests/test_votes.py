@@ -311,6 +311,11 @@ def test_concentrations_belong_to_the_fractions_and_begin_unsure(activation):
     extreme = tree.concentrations(np.float32([[-1e4] * 18 + [1e4] * 19]), GZ2, activation)
     assert (np.asarray(extreme) > 0).all()
     assert np.isfinite(extreme).all()
+    large = tree.concentrations(np.full((1, 37), 20.0, np.float32), GZ2, activation)
+    np.testing.assert_allclose(large, np.exp(20) if activation == "softmax" else 20, rtol=1e-5)
+    if activation == "softplus":  # which needs no upper bound
+        large = tree.concentrations(np.full((1, 37), 500.0, np.float32), GZ2, activation)
+        np.testing.assert_allclose(large, 500, rtol=1e-6)
 
 
 def test_other_activations_have_no_concentrations():

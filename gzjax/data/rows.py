@@ -42,7 +42,12 @@ class Rows:
         subfolder = first_of(("subfolder",), header)
         if _is_parquet(paths[0]):
             schema = pyarrow.parquet.read_schema(paths[0])
-            texts = [name for name in texts if _is_text(schema.field(name).type)]
+            # One that this table lacks and another has stays, and is missed below.
+            texts = [
+                name
+                for name in texts
+                if name not in schema.names or _is_text(schema.field(name).type)
+            ]
             image = parquet.image_column(schema)
         else:
             image = None
@@ -151,7 +156,7 @@ def _read(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> pd.DataFr
     )
     if missing := [name for name in texts if name not in table]:
         raise UserError(
-            f"{path}: expected the columns of the tables before it, {len(missing)} missing: "
+            f"{path}: expected the columns of the other tables, {len(missing)} missing: "
             f"{one_line(', '.join(missing[:5]))}{' ...' * (len(missing) > 5)}"
         )
     absent = [name for name in numbers if name not in table]  # of other tables: unknown here
@@ -284,9 +289,9 @@ def cutouts_advice(header: Sequence[str]) -> str:
     if ra is None or dec is None:
         return ""
     return (
-        f"; of the positions {ra}, {dec} a survey's cut-out service gives images, such as "
-        "https://www.legacysurvey.org/viewer/fits-cutout?ra=RA&dec=DEC&layer=ls-dr10&pixscale=0.262"
-        "&size=424: save each and name it in a column file"
+        f"; a survey's cut-out service turns the positions in {ra}, {dec} into images, such as "
+        "https://www.legacysurvey.org/viewer/jpeg-cutout?ra=RA&dec=DEC&layer=ls-dr10&pixscale=0.262"
+        "&size=424: save them, and list their paths in a column `file`"
     )
 
 

@@ -290,7 +290,8 @@ class Checkpoints:
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise UserError(
                 f"{self.folder / str(step)}: this checkpoint cannot be read "
-                f"({one_line(error)}); delete the folder to resume from the one before it"
+                f"({one_line(error)}). Restore it from a copy; or delete the folder, and training "
+                "resumes from the checkpoint before it, and the next best one predicts"
             ) from error
 
     @contextlib.contextmanager

@@ -137,13 +137,13 @@ def ended_in_one_line() -> Iterator[None]:
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("gzjax: interrupted; the same command resumes where it was", file=sys.stderr)
+        print("gzjax: interrupted; nothing that was finished is lost", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         # A folder that cannot be written; a fault of ours has no file's name, nor has a full disk.
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        room = "; free some space, and the same command resumes" * (error.filename is None)
+        room = "; free some space, and give the same command again" * (error.filename is None)
         fail(f"{error.filename or 'writing'}: {error.strerror}{room}")
 
 

@@ -81,7 +81,7 @@ def embed_to_file(
     listed = listing.list_images(images)
     report.say(f"{len(listed.ids)} images, {views} view{'s' * (views != 1)} each")
     about = {"network": model.identity, "views": views}
-    job = {"embeddings of": listed.digest, "framing": str(model.framing), **about}
+    job = {"images": listed.digest, "framing": str(model.framing), **about}
     in_parts.write_in_parts(
         Parts(output, job, len(listed.ids), size, share),
         [model],

@@ -259,7 +259,7 @@ def predict_split(
     if len(faults) > max(1, catalogue.MOST_LEFT_OUT * len(source) / jax.process_count()):
         raise UserError(
             f"{len(faults)} of {len(source)} {split} galaxies cannot be read, the last because "
-            f"{faults[-1]}; fix that, and the same command resumes"
+            f"{faults[-1]}; fix that, and give the same command again"
         )
     whole = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
     real = whole["mask"] > 0

@@ -67,18 +67,18 @@ class Parts:
         if self.joined:
             return
         self.folder.mkdir(exist_ok=True)
-        file, job = self.folder / JOB, {**job, "images_a_part": size}
+        file, job = self.folder / JOB, {**job, "range": size}
         try:
-            before = json.loads(file.read_text())
+            before = dict(json.loads(file.read_text()))
         except FileNotFoundError:
             files.write_json(file, job)
             before = job
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"{file}: damaged ({one_line(error)}); delete the folder") from None
-        if before != job:
+        if changed := [name for name in job if before.get(name) != job[name]]:
             raise UserError(
-                f"{self.folder} was left by a prediction of different images or by different "
-                "networks; delete it, or name another output"
+                f"{self.folder} was left by a command with different {', '.join(changed)}; give "
+                "that one again, delete the folder, or name another output"
             )
 
     @property

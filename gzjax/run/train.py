@@ -184,7 +184,10 @@ class Trainer:
         if best != done:
             state = self.checkpoints.restore(best, state)
         self.report.say(f"trained {done} steps; the best on validation is step {best}")
-        model = self.model_of(best, state)._replace(digest=digest_of(state.average))
+        # What the run is, as `load` has it; an earlier session may have saved the best.
+        model = self.model_of(best, state)._replace(
+            digest=digest_of(state.average), about=self.checkpoints.about(best)
+        )
         for split in ("validation", "test"):
             for views in sorted({1, model.views}):
                 result = evaluate(model, data, split, views=views)
