@@ -192,6 +192,10 @@ def test_several_campaigns_in_a_table_are_all_named_the_largest_first(tmp_path):
     second = counts("decals-dr8", trees.load("decals-dr8").survey_columns) * 2
     pd.concat([first, second], axis=1).to_parquet(path := tmp_path / "t.parquet")
     assert hub.trees_of([path]) == ["decals-dr8", "decals-dr5"]
+    # Names that are no tree's own: the one that knows most of the questions.
+    names = [name.replace("-gz2_", "-mine_") for name in trees.load("gz2").survey_columns]
+    counts("gz2", names).to_parquet(path)
+    assert hub.trees_of([path]) == ["gz2"]
     pd.DataFrame({"a": [1]}).to_parquet(path)
     with pytest.raises(UserError, match="expected votes of one of"):
         hub.trees_of([path])
@@ -210,6 +214,15 @@ def test_space_is_checked_before_anything_comes(server, get, tmp_path, monkeypat
     assert not (tmp_path / "gz2").exists()
     assert len(server.asked) == 1
     assert get("gz2", "--dry-run", "--output", tmp_path / "gz2")[0] == 0  # only says what there is
+
+
+def test_space_is_checked_again_before_an_archive_is_unpacked(server, get, tmp_path, monkeypatch):
+    serve_gz2(server, monkeypatch)
+    monkeypatch.setattr(command, "unpacked_size", lambda _: 10**18)
+    status, _, err = get("gz2", "--yes", "--output", tmp_path / "gz2")
+    assert status == 2
+    assert "/gz2: expected 1e+09 GB of free space, found " in err
+    assert not (tmp_path / "gz2/images_gz2").exists()
 
 
 def test_space_counts_what_is_unpacked_and_what_is_there(tmp_path):

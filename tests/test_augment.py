@@ -49,6 +49,11 @@ def test_the_ends_of_what_is_allowed_and_the_defaults():
         field=1.0, rotate=0.0, zoom=1.0, shift=0.0, flip=False, colour=0.0, erase=0.0
     )
     assert augment.TestViews() == (1.0, 1.0, 1, 0, "fastest")
+    # As measured; mostly brightness, red before green before blue.
+    assert augment.COLOUR_COMPONENTS == (
+        (0.1115, 0.0933, 0.0784), (-0.0152, 0.0013, 0.0202), (0.0054, -0.0104, 0.0047),
+    )  # fmt: skip
+    assert (augment.ERASED_AREA, augment.ERASED_ASPECT) == ((0.02, 0.15), 3.0)
 
 
 def quarter_turn(mirror=1.0):

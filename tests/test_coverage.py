@@ -30,6 +30,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build.models, "build", lambda name, **rest: tiny.network(**rest))
         model = gzjax.train(config, folder / "run", cache=folder)
+        assert any((folder / "sky").iterdir())  # where it was told to draw it
         data = gzjax.load_data(folder / "run", cache=folder)
         rows, (found,) = evaluate.predict_all([model], [data], "test", 1)
     concentrations = [found["concentrations"]]

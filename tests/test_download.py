@@ -233,3 +233,14 @@ def test_damaged_archives_leave_nothing(tmp_path, damage):
         unpack.unpack(tmp_path / "a.zip")
     assert damage == "empty" or str(caught.value).endswith("; delete it and start again")
     assert [each.name for each in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_version_is_told_by_what_the_server_promises_to_change():
+    dated = {"Last-Modified": "yesterday"}
+    for headers, mark in (
+        ({"ETag": '"a"', **dated}, '"a"'),
+        ({"ETag": 'W/"a"', **dated}, "yesterday"),  # weak: other bytes may have the same
+        (dated, "yesterday"),
+        ({}, ""),
+    ):
+        assert download._mark(headers) == mark

@@ -17,6 +17,7 @@ from test_page import Page
 
 from gzjax import UserError, describe, tree
 from gzjax.data import embeddings
+from gzjax.data.framing import Framing
 from gzjax.posterior import Posterior
 from gzjax.run import explore, prediction_columns, predictions
 from gzjax.run.parts import write_parquet
@@ -248,6 +249,29 @@ def test_neighbours_are_the_nearest_others(tmp_path, monkeypatch):
         explore.find_alike(found._replace(ids=["x"] * 50), tmp_path / "e.parquet", "pca")
 
 
+def test_without_embeddings_galaxies_of_like_cumulative_fractions_are_alike(tmp_path):
+    found = predictions.read(save(table_of(TOY, predicted(TOY, 50)), tmp_path / "p.csv"), [TOY], 99)
+    alike = explore.find_alike(found, None, "pca")
+    unit = embeddings.unit(np.asarray(found.cumulative))
+    cosines = unit @ unit.T - 3 * np.eye(50)
+    expected = np.sort(cosines, axis=1)[:, ::-1][:, : explore.NEIGHBOURS]
+    np.testing.assert_allclose(alike.similarity, expected, atol=1e-6)
+
+
+def test_pictures_are_cut_out_as_asked(tmp_path):
+    save(table_of(TOY, predicted(TOY, 2)), tmp_path / "p.csv")
+    (tmp_path / "images").mkdir()
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[12:52, 12:52] = 200  # more than the central half
+    for name in ids_of(2):
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
+    shown = {"images": str(tmp_path / "images"), "framing": Framing(0.5)}
+    page = made(tmp_path, tmp_path / "p.csv", [TOY], **shown)
+    for picture in page["pictures"]:
+        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))), int)
+        assert np.abs(seen - 200).max() < 5
+
+
 def test_few_galaxies_have_few_neighbours(tmp_path):
     for number in (1, 2, 5):
         given = predicted(TOY, number)._replace(posterior=None)
@@ -314,6 +338,8 @@ def test_umap_is_used_where_it_is_asked_for(tmp_path, monkeypatch):
     alike = explore.find_alike(found, None, "umap")
     np.testing.assert_allclose(alike.places[:, 1], np.arange(8) / 7, atol=1e-6)
     assert alike.by == "predicted fractions, UMAP"
+    explore.write(tmp_path / "p.csv", tmp_path / "p.html", trees=[TOY], kind="umap")
+    assert "predicted fractions, UMAP" in Page((tmp_path / "p.html").read_text()).text
 
 
 # --- the page ---

@@ -305,6 +305,9 @@ def test_the_command_exports_what_the_function_does(run, invoke, tmp_path):
         status, _, wrong = invoke(*again, output)
         assert (status, wrong.count("\n")) == (2, 1)
         assert words in wrong
+    other = invoke(*again, tmp_path / "f", "--config.data.canvas=20")
+    assert other[0] == 2
+    assert "data.canvas" in other[2]
     again = "--mode", "export", "--workdir", f"{run[0]},{run[0]}", "--output"
     two = invoke(*again, tmp_path / "f")
     assert two[0] == 2

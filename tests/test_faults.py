@@ -1,11 +1,13 @@
 """The campaign of faults: that it notices a broken promise, and what needs no process."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -104,7 +106,8 @@ class Scripted(Lab):
 
     def __init__(self, folder, *ends, same=True):
         super().__init__(folder, 0, quick=True)
-        self.ends, self.same, self.seconds, self.commands = list(ends), same, 0.05, []
+        self.ends, self.same, self.seconds = list(ends), same, 0.05
+        self.commands, self.hooks = [], []
 
     def undisturbed(self):
         return {}
@@ -130,7 +133,7 @@ class Scripted(Lab):
 
     def run(self, *arguments, hook="", **variables):
         self.commands.append(arguments)
-        self.hook = hook
+        self.hooks.append(hook)
         return self.ends.pop(0)
 
 
@@ -190,14 +193,169 @@ def test_rows_of_a_record_that_was_damaged_are_not_compared(tmp_path, monkeypatc
 def test_renames_and_the_clock_are_hooks_of_the_process_and_judged(tmp_path):
     lab = Scripted(tmp_path, LINE, GOOD, GOOD, GOOD)
     assert "2 times" in training.renames(lab)
-    assert "ESTALE" in lab.hook or len(lab.commands) == 4
+    assert ["ESTALE" in hook for hook in lab.hooks] == [True, False] * 2
+    assert lab.compared == (tmp_path / "renames/run", None)
     with pytest.raises(Broken, match="expected one line"):
         training.renames(Scripted(tmp_path, BAD))
+    with pytest.raises(Broken, match="did not resume"):
+        training.renames(Scripted(tmp_path, LINE, LINE))
+    with pytest.raises(Broken, match="other weights"):
+        training.renames(Scripted(tmp_path, GOOD, GOOD, same=False))
     lab = Scripted(tmp_path, GOOD)
     training.clock(lab)
-    assert "86400" in lab.hook
+    assert "86400" in lab.hooks[0]
     with pytest.raises(Broken, match="status 2"):
         training.clock(Scripted(tmp_path, LINE))
+    with pytest.raises(Broken, match="other weights"):
+        training.clock(Scripted(tmp_path, GOOD, same=False))
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Small disks, and what fills them, are a folder and a file."""
+
+    @contextlib.contextmanager
+    def small_disk(folder, megabytes):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+
+    def fill(disk, kilobytes):
+        (disk / "filler").touch()
+        return disk / "filler"
+
+    for module in (training, people):
+        monkeypatch.setattr(module, "small_disk", small_disk)
+        monkeypatch.setattr(module, "fill", fill)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_same_run(disk, tmp_path):
+    lab = Scripted(tmp_path, LINE, GOOD, GOOD, GOOD)
+    assert training.full(lab) == "2 times, then the same run: had room"
+    assert lab.compared == (tmp_path / "full/disk/run", None)
+    for ends, same, words in (
+        ([BAD], True, "expected one line"),
+        ([LINE, LINE], True, "did not resume"),
+        ([GOOD, GOOD], False, "other weights"),
+    ):
+        with pytest.raises(Broken, match=words):
+            training.full(Scripted(tmp_path, *ends, same=same))
+
+
+def test_a_disk_that_nobody_may_write_ends_in_one_line_and_the_same_run(
+    disk, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "interrupted", lambda lab, workdir: None)
+    monkeypatch.setattr(training.subprocess, "run", lambda *_, **__: None)  # mounts it again
+    assert "what is wrong" in training.read_only(Scripted(tmp_path, LINE, GOOD))
+    for ends, same, words in (
+        ([GOOD], True, "status 0"),  # nothing was noticed
+        ([LINE, LINE], True, "did not resume"),
+        ([LINE, GOOD], False, "other weights"),
+    ):
+        with pytest.raises(Broken, match=words):
+            training.read_only(Scripted(tmp_path, *ends, same=same))
+
+
+def test_a_lost_worker_ends_in_one_line_or_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_workers_of", lambda pid: [pid])
+    monkeypatch.setattr(training.time, "sleep", lambda _: None)
+    assert training.workers(Scripted(tmp_path, GOOD, GOOD)) == "the same run"
+    assert "what is wrong" in training.workers(Scripted(tmp_path, LINE, GOOD))
+    for ends, same, words in (
+        ([BAD], True, "expected one line"),
+        ([LINE, LINE], True, "did not resume"),
+        ([LINE, GOOD], False, "other weights"),
+    ):
+        with pytest.raises(Broken, match=words):
+            training.workers(Scripted(tmp_path, *ends, same=same))
+
+
+def test_of_two_processes_the_other_ends_too(tmp_path, monkeypatch):
+    step = tmp_path / "two/run/checkpoints/2"
+    monkeypatch.setattr(training.time, "sleep", lambda _: step.mkdir(parents=True, exist_ok=True))
+    lab = Scripted(tmp_path, GOOD, GOOD, LINE, KILLED, GOOD, GOOD)
+    assert training.two(lab).endswith("killed, the other ended with status 2, then the same run")
+    assert lab.compared == (tmp_path / "two/run", tmp_path / "two-whole/run")
+    for ends, same, words in (
+        ([GOOD, LINE], True, "both did not end well"),
+        ([GOOD, GOOD, GOOD, KILLED], True, "as if nothing were wrong"),
+        ([GOOD, GOOD, LINE, KILLED, GOOD, LINE], True, "both did not end well"),
+        ([GOOD, GOOD, LINE, KILLED, GOOD, GOOD], False, "other weights"),
+    ):
+        with pytest.raises(Broken, match=words):
+            training.two(Scripted(tmp_path, *ends, same=same))
+
+
+def test_every_mistake_has_to_be_one_line_and_begin_nothing(tmp_path):
+    assert mistakes.mistakes(Scripted(tmp_path, *[LINE] * 20)).startswith("20 mistakes")
+    for end in (GOOD, BAD):
+        with pytest.raises(Broken, match="1 of 20: "):
+            mistakes.mistakes(Scripted(tmp_path, *[LINE] * 19, end))
+
+    class Begins(Scripted):
+        def run(self, *arguments, **others):
+            (self.folder / "mistakes/none").mkdir(exist_ok=True)
+            return LINE
+
+    with pytest.raises(Broken, match="a workdir was begun"):
+        mistakes.mistakes(Begins(tmp_path))
+
+
+class Predicting(Scripted):
+    """A lab in which predictions are made of what a script says that was seen and listed."""
+
+    def __init__(self, folder, seen, listed):
+        super().__init__(folder)
+        self.seen, self.listed = seen, listed
+
+    def run(self, *arguments, **others):
+        output = str(arguments[-1])
+        for names, file in ((self.seen, output), (self.listed, f"{output}.unreadable.csv")):
+            stems = [Path(name).stem for name in names]
+            pd.DataFrame({"GalaxyID": stems}).to_csv(file, index=False)
+        return GOOD
+
+
+def test_good_images_have_to_be_predicted_and_bad_ones_listed(tmp_path):
+    good, bad = [*people.good_images()], [*people.bad_images(np.random.default_rng(0))]
+    assert "predicted" in people.images(Predicting(tmp_path, good, bad))
+    with pytest.raises(Broken, match=f"{good[0]} was not predicted"):
+        people.images(Predicting(tmp_path, good[1:], bad))
+    with pytest.raises(Broken, match=f"neither predicted nor listed: {bad[0]}"):
+        people.images(Predicting(tmp_path, good, bad[1:]))
+
+
+def test_what_is_read_of_damaged_results_is_the_same_or_one_line(tmp_path):
+    """Other predictions, of which nothing is said, are a broken promise."""
+
+    class Results(Scripted):
+        said, end = "right", GOOD
+
+        def run(self, *arguments, **others):
+            place = Path(arguments[-1])
+            if "--pack" in arguments:
+                place.mkdir()
+                (place / "shard").write_bytes(bytes(99))
+            elif place.suffix == ".csv":
+                place.write_text("right" if place.stem == "whole" else self.said)
+            elif place.name.startswith("parts-"):
+                place.mkdir(exist_ok=True)
+                for number in range(3):
+                    (place / f"{number}.parquet").write_bytes(bytes(99))
+            return self.end if "pack-" in str(arguments) else GOOD
+
+    lab = Results(tmp_path)
+    assert people.results(lab) == "one line 0 times, the same 5 times"
+    lab.end = LINE
+    assert people.results(lab) == "one line 3 times, the same 2 times"
+    for change, words in (
+        ({"same": False}, "other weights"),
+        ({"end": BAD}, "expected one line"),
+        ({"end": GOOD, "said": "other"}, "other predictions"),
+    ):
+        vars(lab).update(change)
+        with pytest.raises(Broken, match=words):
+            people.results(lab)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import gzjax
-from gzjax import posterior, votes
+from gzjax import posterior, trees, votes
 from gzjax.errors import UserError
 from gzjax.run import build, evaluate, pack, predict, recorder
 from gzjax.run import parts as in_parts
@@ -101,6 +101,10 @@ def test_columns_are_those_asked_for(world, model, workdir):
         model.predict(world / "images", volunteers=0)
     with pytest.raises(UserError, match="campaigns: expected some of toy, found dr5"):
         model.predict(world / "images", campaigns=["dr5"])
+    # A tree of one campaign may be named by it, though there is nothing to choose.
+    one = model._replace(tree=trees.load("decals-dr5"))
+    for name in ("dr5", "decals-dr5"):
+        assert Wanted("", None, (name,)).of([one]).campaigns == ()
 
 
 def test_the_only_campaign_may_be_named(world, model):

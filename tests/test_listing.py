@@ -279,6 +279,7 @@ def test_a_pack_is_listed_by_its_ids_whatever_its_tree(tmp_path, crowd):
     found = list_images(tmp_path / "pack")
     assert found == listing.Listing(["d", "c", "b", "a"], [], tmp_path / "pack")
     np.testing.assert_array_equal(found.framed(Framing(0.5, 9))[1], pixels[1])
+    assert found.framing(Framing(1.0, 128)) == Framing(0.5, 9)  # its own, whatever is wanted
     with pytest.raises(UserError, match=r"^crop: 1\.0, but"):
         found.framed(Framing(1.0, 9))
     # Of one in two catalogues, which a pack holds twice, the first.

@@ -109,6 +109,19 @@ def test_first_step_of_adam_by_hand():
     np.testing.assert_allclose(params["bias"], 2.0 - 0.1 * 0.25 / (0.25 + 1e-8), rtol=1e-5)
 
 
+def test_later_steps_of_adam_by_hand():
+    """Both moments decay as Kingma & Ba 2015 have it; the first step hides them."""
+    change, value = optim.adamw(optax.constant_schedule(0.1)), jnp.float32(2.0)
+    state, expected, first, second = change.init(value), 2.0, 0.0, 0.0
+    for step, gradient in enumerate((0.25, -1.0, 0.5), 1):
+        updates, state = change.update(jnp.float32(gradient), state, value)
+        value = optax.apply_updates(value, updates)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        length = (second / (1 - 0.999**step)) ** 0.5 + 1e-8
+        expected -= 0.1 * first / (1 - 0.9**step) / length
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 1e4])
 def test_the_length_and_the_clipping_are_those_of_optax(size, compiled):

@@ -404,6 +404,13 @@ def test_a_bit_of_the_manifest_is_not_overlooked_and_is_repaired(packed, files, 
     del old["checksum"]
     file.write_text(json.dumps(old))
     assert len(read(packed).ids) == 64
+    # From before FITS files had options: they had the defaults.
+    old = {name: value for name, value in old.items() if not name.startswith("fits.")}
+    assert len(old) < len(json.loads(whole)) - 1
+    file.write_text(json.dumps(old))
+    assert len(read(packed).ids) == 64
+    assert packs.framing_of(packed) == FRAMING
+    write(packed, files, crowd)
 
 
 def test_what_is_no_manifest_is_refused_in_one_line(packed, tmp_path):

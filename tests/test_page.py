@@ -213,6 +213,42 @@ def test_learning_curves_are_of_what_they_say(monkeypatch):
     }
 
 
+def test_the_curves_of_several_terms_are_their_own(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        plots, "curves", lambda name, given, **options: drawn.update({name: (given, options)})
+    )
+    train = {
+        "step": [2], "epoch": [0.5], "loss": [3.0], "learning_rate": [0.1],
+        "mse": [0.3], "kl": [0.4], "weight_mse": [5.0], "weight_kl": [6.0],
+    }  # fmt: skip
+    page._curves(train, {})
+    terms = {"mse": ([0.5], [0.3]), "kl": ([0.5], [0.4])}
+    assert drawn["terms"] == (terms, {"log": True})
+    assert drawn["weights"] == ({"mse": ([0.5], [5.0]), "kl": ([0.5], [6.0])}, {})
+
+
+def test_the_page_draws_what_was_predicted_against_what_was_observed(
+    workdir, tested, tmp_path, monkeypatch
+):
+    drawn, reliability = {}, plots.reliability
+
+    def draw(name, predicted, observed, curve, *others):
+        drawn[str(name)] = predicted, observed, curve
+        return reliability(name, predicted, observed, curve, *others)
+
+    monkeypatch.setattr(plots, "reliability", draw)
+    model, data, _, predicted, observed = tested
+    page.write(tmp_path, model, data._replace(label="synthetic sky"))
+    assert "nothing about real galaxies" in read(tmp_path).text
+    assert len(drawn) == 1 + len(model.tree.questions)
+    whole = slice(None), *(question.columns for question in model.tree.questions)
+    for columns, (its, truth, curve) in zip(whole, drawn.values(), strict=True):
+        np.testing.assert_array_equal(its, predicted[:, columns])
+        np.testing.assert_array_equal(truth, observed[:, columns])
+        assert curve == metrics.reliability(predicted[:, columns], observed[:, columns])
+
+
 def test_reliability_is_drawn_with_what_was_predicted_to_the_right(monkeypatch):
     squares, square = [], plots._square
     monkeypatch.setattr(plots, "_square", lambda *at: squares.append(at) or square(*at))

@@ -322,14 +322,25 @@ def test_a_stopped_run_resumes_bit_for_bit(run, world, tmp_path, monkeypatch, ca
             (tmp_path / "train.csv").read_text().splitlines()[-1].replace("3", "4", 1) + "\n"
         )
     with monkeypatch.context() as patch:
-        ticks = itertools.count()
-        clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+        now = itertools.count()
+        clock = types.SimpleNamespace(perf_counter=lambda: float(next(now)))
         patch.setattr(train, "time", clock)
-        gzjax.train(config, tmp_path, report=gzjax.Report())
+
+        def slowly(call):
+            def called(*args, **options):
+                next(itertools.islice(now, 99, None))
+                return call(*args, **options)
+
+            return called
+
+        patch.setattr(train, "evaluate", slowly(train.evaluate))
+        patch.setattr(train.Checkpoints, "save", slowly(train.Checkpoints.save))
+        often = tiny.config(world, checkpoint__every=1)
+        gzjax.train(often, tmp_path, report=gzjax.Report())
     assert "resuming from step 3 of" in capsys.readouterr().out
-    # Its first record is of one step, in the second since it resumed.
-    speed = pd.read_csv(tmp_path / "train.csv").set_index("step")["images_per_second"]
-    assert speed[4] == config.batch_size
+    # Each record is of a step in a second, from where it resumed; evaluating and saving is no part.
+    speed = pd.read_csv(tmp_path / "train.csv").set_index("step")["images_per_second"].loc[4:]
+    assert speed.tolist() == [config.batch_size] * 3
     before = run()
     now = facts(tmp_path)
     assert {name: now[name] for name in ("train", "validation", "weights", "scores")} == {

@@ -91,6 +91,11 @@ def test_what_rounding_leaves_is_no_vote_and_a_question_few_reach_is_not_known()
     # Two of forty came as far as the last question, and nobody answered it.
     _, known = votes.cumulative(counts, SMALL)
     np.testing.assert_array_equal(known, [1, 1, 1, 1, 1, 0, 0])
+    # Nor if it was one of a thousand; and a hundredth of a weighted vote is one.
+    _, known = votes.cumulative(np.float32([1, 0, 999, 0, 0, 0, 0]), SMALL)
+    np.testing.assert_array_equal(known[3:5], 0)
+    _, asked = votes.conditional(np.float32([6, 4, 30, 0.006, 0.004, 0, 0]), SMALL)
+    np.testing.assert_array_equal(asked[3:5], 1)
 
 
 def test_galaxies_without_a_vote_know_nothing():
@@ -140,6 +145,8 @@ def test_the_noise_floor_goes_by_the_question_that_most_volunteers_answered():
     # One person's votes, weighted, tell nothing of how far two would differ.
     lone = np.float32([*[[20, 20, 3, 1]] * 9, [0.51, 0.5, 0, 0]])
     assert votes.noise_floor(lone, two) == pytest.approx(expected, rel=1e-6)
+    pair = np.float32([[1, 1, 0, 0]])  # which differ as much as two can
+    assert votes.noise_floor(pair, two) == pytest.approx(0.5, rel=1e-6)
 
 
 def reference(alpha, counts, some_tree):
