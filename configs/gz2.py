@@ -1,17 +1,17 @@
-"""Galaxy Zoo 2 and its challenge: ImageNet's weights, the whole decision tree, random views.
+"""Galaxy Zoo 2 and its challenge: pretrained weights, the whole decision tree, random views.
 
-    launch/run --config configs/gz2.py --config.data.root=FOLDER --workdir runs/real
+    launch/run --config configs/gz2.py --config.data.root=ROOT --workdir runs/real
 
-FOLDER holds `training_solutions_rev1.csv` and `images_training_rev1/`. More such folders, in
-`--config.data.extra=OTHER,ANOTHER`, are used only for training. They may lack votes on some
+ROOT holds `training_solutions_rev1.csv` and `images_training_rev1/`. More such folders, in
+`--config.data.extra=PARTIAL,SELECTED`, are used only for training. They may lack votes on some
 questions or hold galaxies that were selected; then `configs/gz2_finish.py` comes after this recipe.
 
-Sources: the tree and the votes, Willett et al. 2013 (arXiv:1308.3496); the votes' likelihood,
+Sources: the tree and the votes, Willett et al. 2013 (arXiv:1308.3496); the likelihood of the votes,
 Walmsley et al. 2022 (arXiv:2102.08414); fractions through the tree and random views, Dieleman,
 Willett & Dambre 2015 (arXiv:1503.07077); the network, Tan & Le 2019 (arXiv:1905.11946).
 Time: 95 minutes on two CPU cores, with 10,841 galaxies to train on.
 Score: with these, RMSE 0.0829 and 0.0834 (two seeds) on 730 test galaxies with 16 views, 0.0845 and
-0.0850 with one; the mean row scores 0.1645 (docs/ablation.md).
+0.0850 with one; predicting the training mean scores 0.1645 (docs/ablation.md).
 
 The network's outputs are the concentrations of Dirichlet distributions, one for each question, and
 the loss is the likelihood of the crowd's votes: predictions have intervals. The challenge published

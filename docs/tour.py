@@ -44,7 +44,7 @@ model = gzjax.train(config, WORK / "run", report=gzjax.Report())
 
 # %% [markdown]
 # ## Evaluate
-# On galaxies that were held out; the baseline predicts the training galaxies' mean row for every
+# On galaxies that were held out; the baseline predicts the training galaxies' mean for every
 # galaxy. `tour/run/report.html` has all of it to look at.
 
 # %%

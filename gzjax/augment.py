@@ -1,7 +1,8 @@
 """Views of galaxies, on the device, inside the jitted step.
 
 Training sees a random view of each galaxy; prediction averages over its test-time views. The sky
-has no up and no mirror, so a galaxy rotated, flipped or slightly nearer is as good a galaxy.
+has no preferred orientation or handedness, so a rotated, mirrored or slightly magnified galaxy is
+as good an example.
 Rotation, zoom, shift and flip are one affine map, so the stored canvas is resampled once, straight
 to the size that the network sees (`gzjax.warp`). Everything is a pure function of (key, images).
 """
@@ -122,8 +123,8 @@ def grid_maps(
     If the count is even, half are mirrored. If it is a multiple of 6, at least 24, and there is a
     zoom, a third each is smaller, unchanged, and larger. The rest are rotations, evenly spaced: 60
     views are ten rotations, three sizes and both mirrors, as in Dieleman et al. 2015
-    (arXiv:1503.07077). The first is the upright view. Of `zoom`, see `TestViews`, half is used,
-    in the logarithm.
+    (arXiv:1503.07077). The first is the upright view. Sizes differ by the square root of `zoom`,
+    see `TestViews`.
     """
     mirrors = (1.0, -1.0) if count % 2 == 0 else (1.0,)
     sizes = zoom > 1 and count >= 24 and count % 6 == 0

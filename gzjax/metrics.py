@@ -38,7 +38,7 @@ def rmse(predicted: Float[np.ndarray, "..."], observed: Float[np.ndarray, "..."]
 
 
 def baseline_rmse(training_mean: Row, observed: Fractions) -> float:
-    """RMSE of predicting the training set's mean row for every galaxy.
+    """RMSE of predicting the mean of the training set for every galaxy.
 
     Examples:
       >>> baseline_rmse(np.array([0.5, 0.5]), np.array([[1.0, 0.0], [0.0, 1.0]]))

@@ -209,7 +209,7 @@ def test_other_galaxies_votes_or_trees_make_another_run():
         data._replace(votes=data.votes + np.float32(1e-6)),
         data._replace(tree=renamed),
     ):
-        with pytest.raises(UserError, match=r"^runs/x was started on different galaxies, votes"):
+        with pytest.raises(UserError, match=r"^runs/x was started with different galaxies"):
             other.check_same(data.fingerprint, Path("runs/x"))
 
 

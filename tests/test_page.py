@@ -167,7 +167,7 @@ def test_its_numbers_are_those_of_the_files(workdir, shown):
     result = json.loads((workdir / "evaluate_test.json").read_text())
     assert f"Test RMSE, 1 view {result['rmse']:.4f}" in shown.text
     assert (
-        f"First question as the crowd {100 * result['q1_accuracy']:.1f} % baseline "
+        f"Question 1: agreement with the crowd {100 * result['q1_accuracy']:.1f} % baseline "
         f"{100 * result['q1_baseline_accuracy']:.1f} %"
     ) in shown.text
     for question, rmse in result["rmse_per_question"].items():

@@ -41,7 +41,7 @@ REAL_MEANS = {
     "Class11.2": 0.094,  # two arms
     "Class11.6": 0.073,  # arms that cannot be counted
 }
-REAL_BASELINE = 0.164  # RMSE of predicting the mean row for every galaxy
+REAL_BASELINE = 0.164  # RMSE of predicting the mean for every galaxy
 SIZE = 16  # of the pictures of drawn skies; one compilation for all tests
 GALAXIES = 4096
 # What VERSION 1 promises: of the survey, and pictures of all sorts of galaxies. If they are to

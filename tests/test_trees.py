@@ -410,12 +410,15 @@ WRONG = [
         replaced('answers = ["yes", "no"]', ""),
         "question 'arms': answers: expected at least two, found nothing",
     ),
-    (replaced('["yes", "no"]', '"yes"'), "answers: expected a list of texts, found 'yes'"),
-    (replaced('["yes", "no"]', "[1, 2]"), r"'arms': answers: expected a list of texts, found \[1,"),
+    (replaced('["yes", "no"]', '"yes"'), "answers: expected a list of strings, found 'yes'"),
+    (
+        replaced('["yes", "no"]', "[1, 2]"),
+        r"'arms': answers: expected a list of strings, found \[1,",
+    ),
     (replaced('["yes", "no"]', '["yes"]'), r"'arms': answers: expected at least two, found .'yes'"),
     (replaced('["yes", "no"]', '["y", "y"]'), "'arms': answers: expected different names"),
     (replaced('["yes", "no"]', '["y!", "n"]'), "'arms': answers: expected letters .*, found 'y!'"),
-    (replaced('["kind_disk"]', '"kind_disk"'), "'arms': asked_after: expected a list of texts"),
+    (replaced('["kind_disk"]', '"kind_disk"'), "'arms': asked_after: expected a list of strings"),
     (
         replaced('["kind_disk"]', '["kind_disc"]'),
         "'arms': asked_after: expected one of kind_smooth, .*, found 'kind_disc'; did you "
@@ -423,11 +426,11 @@ WRONG = [
     ),
     (
         replaced('["kind_disk"]', '["arms_yes"]'),
-        "asked_after: expected no circle, found one among arms",
+        "asked_after: expected no cycle, found one among arms",
     ),
     (
         replaced('["kind_disk"]', '["merging_yes"]').replace('"kind_smooth"]', '"arms_no"]'),
-        "asked_after: expected no circle, found one among arms, merging",
+        "asked_after: expected no cycle, found one among arms, merging",
     ),
     (
         replaced('"kind_smooth"]', '"arms_no"]'),
@@ -435,10 +438,10 @@ WRONG = [
     ),
     (replaced("asked_after", "asked_afer"), "'arms': key: .*'asked_afer'; did you mean 'asked_a"),
     (replaced(ARMS, ARMS + "phrases = ['a']\n"), "'arms': phrases: expected one for each of 2 an"),
-    (replaced(ARMS, ARMS + "phrases = 'a'\n"), "'arms': phrases: expected a list of texts"),
+    (replaced(ARMS, ARMS + "phrases = 'a'\n"), "'arms': phrases: expected a list of strings"),
     (replaced(ARMS, ARMS + "replaces = 1\n"), "'arms': replaces: expected true or false, found 1"),
     (replaced(ARMS, ARMS + "text = 1\n"), "'arms': text: expected text, found 1"),
-    ("columns = {a = 1}" + OWN, "columns of a: expected a list of texts, found 1"),
+    ("columns = {a = 1}" + OWN, "columns of a: expected a list of strings, found 1"),
     ("columns = {a = ['x']}" + OWN, r"columns of a: expected 8 names, one for each answer, .*'x'"),
     (
         "columns = {a = ['a', 'b', 'c', 'd', 'e', 'f', 'g', '']}" + OWN,

@@ -8,7 +8,7 @@
     start     seconds until the first step
     scaling   what devices exchange, with 1, 2, 4 and 8 of them
     peer      the same network in PyTorch, if it is there (tests/requirements-parity.txt)
-    compile   programs for machines that are not there (--topologies), and what bounds their speed
+    compile   programs for hardware you do not have (--topologies), and what bounds their speed
 
 Without subjects: all but the last. Galaxies, views and optimiser are the recipe's (--config), by
 default the synthetic sky's, so nothing has to be there. Figures are medians of --repeats after a

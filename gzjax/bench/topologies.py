@@ -1,4 +1,4 @@
-"""Programs for machines that are not there: compiled, not run.
+"""Programs for hardware you do not have: compiled, not run.
 
 XLA compiles for a TPU or a GPU on any machine. The program says what it keeps in memory, computes,
 moves and exchanges, which with a chip's published peaks bounds how fast it can be. A bound is no

@@ -149,8 +149,8 @@ class Data(NamedTuple):
         """
         if fingerprint != self.fingerprint:
             raise UserError(
-                f"{workdir} was started on different galaxies, votes or a different tree than "
-                "there are now; expected those, or another folder for the run"
+                f"{workdir} was started with different galaxies or votes, or a different tree; "
+                "restore them, or name another folder for the run"
             )
 
 

@@ -6,6 +6,7 @@ A pack is a folder:
                                when all the rest is, too
     galaxies.npz               `ids` and `votes` float32[galaxies, answers], in the pack's order
     00000-of-00061.arecord     ArrayRecord shards, of about a thousand galaxies each
+    left_out.csv               galaxies that were skipped, and why
 
 A record is a galaxy, its parts one after the other:
 

@@ -1,7 +1,7 @@
 """Networks: from images to one real number for each answer of the tree.
 
-`build` is all that the rest of the code sees. A network is pure functions, and no caller
-knows which module system is behind them.
+`build` makes a network of any family. It is pure functions, and no caller knows which module
+system is behind them.
 """
 
 import dataclasses

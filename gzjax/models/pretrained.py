@@ -2,7 +2,7 @@
 
 `read` gets the weights that a user names and knows the conventions they were trained under:
 padding, batch norm's epsilon, and how images were normalised. `convert` puts them into our
-parameters. Their names and places are in a file beside each family of networks.
+parameters. Their names and places are in `efficientnet_weights`.
 """
 
 import importlib

@@ -199,7 +199,7 @@ def summary_table(result: Mapping[str, Any]) -> Group:
     table.add_row("all", *scores(result["rmse"], result["baseline_rmse"]), style="bold")
     return Group(
         f"{result['split']}, step {result['step']}: {result['galaxies']} galaxies, "
-        f"{_views(result)}, {result['data']}; baseline: the mean row of the training galaxies",
+        f"{_views(result)}, {result['data']}; baseline: the mean of the training galaxies",
         table,
         f"RMSE {_score(result['rmse'])} {_interval(result)}{_raw(result)}; question 1 answered as "
         f"the crowd did: {_share(result['q1_accuracy'], 1)} "

@@ -141,7 +141,7 @@ class Tree:
             ready = [q for q in waiting if unknown.isdisjoint(self.question_of[list(q.gates)])]
             if not ready:
                 names = ", ".join(question.name for question in waiting)
-                raise UserError(f"asked_after: expected no circle, found one among {names}")
+                raise UserError(f"asked_after: expected no cycle, found one among {names}")
             ordered += ready
             waiting = [question for question in waiting if question not in ready]
         return tuple(ordered)

@@ -13,7 +13,7 @@ _WORDS = {str: "text", bool: "true or false", list: "a list", dict: "a table"}
 def read(table: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
     """The values of a table, each of its kind; those that it lacks are empty.
 
-    A tuple stands for a list of texts.
+    A tuple stands for a list of strings.
     """
     if not isinstance(table, dict):
         raise wrong("content", "a table", table)
@@ -28,9 +28,9 @@ def read(table: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
 
 
 def texts(what: str, value: Any) -> tuple[str, ...]:
-    """A list of texts."""
+    """A list of strings."""
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise wrong(what, "a list of texts", value)
+        raise wrong(what, "a list of strings", value)
     return tuple(value)
 
 
