@@ -46,6 +46,7 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 # Flags that act in some modes alone; in another they are refused.
 ONLY: dict[str, tuple[str, ...]] = {
+    "config": ("train", "show", "evaluate", "report", "explore", "pack"),
     "workdir": tuple(mode for mode in MODES if mode not in ("anomalies", "pack")),
     "images": ("predict", "embed", "explore"),
     "output": ("predict", "embed", "similar", "anomalies", "explore", "export"),
@@ -205,6 +206,8 @@ def check(given: flags.FlagValues) -> None:
             raise UserError(f"--mode {given.mode} needs --{name}")
     if given["worker_cores"].present and not given.engine:
         raise UserError("--worker_cores: expected --engine ray, found none")
+    if given["mixture"].present and len(given.workdir) < 2:
+        raise UserError("--mixture: expected several runs in --workdir")
     if given.distributed and given.engine:
         raise UserError("--engine: expected no --distributed")
     if given.distributed and given["part"].present:

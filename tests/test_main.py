@@ -284,6 +284,14 @@ MISTAKES = [
         [*PREDICT, "--output", "p.csv", "--part", "1/2", "--distributed"],
         "--part: expected no --distributed, whose ",
     ),
+    (
+        [*PREDICT, "--output", "p.csv", "--mixture", "fitted"],
+        "--mixture: expected several runs in --workdir",
+    ),
+    (
+        [*PREDICT, "--config", "test"],
+        "--config: expected --mode train or show or evaluate or report or explore or pack, found",
+    ),
     (["--mode", "similar", "--output", "s.csv"], "--mode similar needs --query"),
     (
         ["--mode", "anomalies", "--embeddings", "e.parquet", "--output", "a.csv"],
@@ -335,8 +343,11 @@ def test_every_mode_has_a_command():
 def test_a_mistake_is_said_in_one_line(invoke, tmp_path, arguments, expected, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(dataset, "from_sky", _no_sky(dataset.from_sky))
-    recipe = [] if any(a.startswith("--config=") or a == "--config" for a in arguments) else [
-        "--config", "test"]  # fmt: skip
+    recipe = ["--config", "test"]
+    named = any(a.startswith("--config=") or a == "--config" for a in arguments)
+    mode = arguments[arguments.index("--mode") + 1] if "--mode" in arguments else "train"
+    if named or mode not in main.ONLY["config"]:
+        recipe = []
     workdir = tmp_path / "none"
     if not {"anomalies", "pack"} & {*arguments}:  # which have none
         recipe += ["--workdir", workdir]

@@ -192,12 +192,12 @@ def run_predict(call: Call) -> None:
     # Each of several processes works by itself, on its own devices.
     models = [load(workdir, overrides, alone=True) for workdir in call.workdirs]
     data = []
-    if given.mixture == "fitted" and len(models) > 1:
+    if given.mixture == "fitted":
         data = [load_data(workdir, overrides, **call.data_options) for workdir in call.workdirs]
         evaluate.check_together(models, data)
     leave_others()
     views = models[0].views_or(views)
-    shares = evaluate.mixture_of(models, data, views, given.mixture if data else "uniform")
+    shares = evaluate.mixture_of(models, data, views, given.mixture)
     predict.predict_to_file(
         models,
         given.images,
