@@ -20,6 +20,7 @@ from gzjax.errors import UserError
 from gzjax.run import config as configs
 from gzjax.run import loop
 from gzjax.run.config import Options
+from gzjax.run.model import Reading
 from gzjax.steps import Batch
 
 WAYS = ((1, 0), (2, 0), (4, 0), (2, 2))  # threads, processes
@@ -85,13 +86,8 @@ def loop_of(options: Options, plan: Plan, data: Data) -> Row:
     if options.data.on_device:
         data = devices.hold_on_devices(data, step.placement, lambda done, of: None)
     size = options.run.batch_size
-    read = batches.training_batches(
-        data.source("train"),
-        size,
-        options.run.seed,
-        threads=options.data.threads,
-        processes=options.data.processes,
-    )
+    reading = Reading(size, options.data.threads, options.data.processes)
+    read = step.training.batches(data.source("train"), reading)
     placed = devices.on_devices(iter(read), step.placement, data.canvases)
     waits: list[float] = []
 

@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import grain
 import jax
 import numpy as np
 import optax
@@ -14,6 +15,8 @@ import pandas as pd
 
 from gzjax import steps as programs
 from gzjax.augment import Augmentation, TestViews
+from gzjax.data import batches
+from gzjax.data.batches import Source
 from gzjax.data.devices import Placement
 from gzjax.data.framing import Framing
 from gzjax.errors import UserError
@@ -243,6 +246,18 @@ class Training(NamedTuple):
     save_every: int
     log_every: int
     keep: int
+
+    def batches(self, source: Source, reading: Reading) -> grain.IterDataset:
+        """This process's share of all training batches; see `batches.training_batches`."""
+        return batches.training_batches(
+            source,
+            self.batch_size,
+            self.seed,
+            threads=reading.threads,
+            processes=reading.processes,
+            shard=jax.process_index(),
+            shards=jax.process_count(),
+        )
 
     def step(self, model: Model) -> jax.stages.Wrapped:
         """The jitted train step: the batch spread over the devices, the state on all of them."""

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from rich import box
 from rich.table import Column, Table
 
-from gzjax.data import batches
 from gzjax.models import Network
 from gzjax.run import build
 from gzjax.run import config as configs
@@ -64,18 +63,7 @@ def galaxies(run: Run) -> Table:
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
     caption = f"{len(data.ids)} galaxies ({data.label}): {sizes}"
     table = _table("first batch", "dtype", "shape", "from", "to", caption=caption)
-    training, reading = run.training, run.model.reading
-    batch = next(
-        iter(
-            batches.training_batches(
-                data.source("train"),
-                training.batch_size,
-                training.seed,
-                threads=reading.threads,
-                processes=reading.processes,
-            )
-        )
-    )
+    batch = next(iter(run.training.batches(data.source("train"), run.model.reading)))
     for name, array in batch.items():
         ends = ["", ""]
         if np.issubdtype(array.dtype, np.number):

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from gzjax import __version__, files
-from gzjax.data import batches, catalogue, devices
+from gzjax.data import catalogue, devices
 from gzjax.errors import UserError
 from gzjax.run import build, loop, page, profile, recorder
 from gzjax.run import config as configs
@@ -128,17 +128,8 @@ class Trainer:
         """From the newest checkpoint, or from the beginning, to the last scores."""
         model, training, data, *_ = self.run
         steps = training.steps
-        self.batches: grain.DatasetIterator = iter(
-            batches.training_batches(
-                data.source("train"),
-                training.batch_size,
-                training.seed,
-                threads=model.reading.threads,
-                processes=model.reading.processes,
-                shard=jax.process_index(),
-                shards=jax.process_count(),
-            )
-        )
+        read = training.batches(data.source("train"), model.reading)
+        self.batches: grain.DatasetIterator = iter(read)
         if newest is None:
             state = training.initial_state(model, self.run.begin)
         else:
