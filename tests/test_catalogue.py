@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from gzjax import tree as trees
-from gzjax.data import catalogue
+from gzjax.data import catalogue, names
 from gzjax.errors import UserError
 from gzjax.tree import Tree
 
@@ -391,17 +391,15 @@ def test_the_fingerprint_changes_with_every_galaxy_vote_and_the_tree():
 
 @pytest.mark.parametrize("name", ["7", "é", "NGC 224", "a:b"])
 def test_names_that_tables_can_hold(name):
-    assert catalogue.check_name(name) == ""
+    assert names.check_name(name) == ""
 
 
 @pytest.mark.parametrize(
     "name", ["a\nb", "a\tb", "\x00", b"gal\xe9".decode(errors="surrogateescape")]
 )
 def test_names_that_tables_cannot_hold(name):
-    assert catalogue.check_name(name).endswith(
-        "expected a name in UTF-8, without control characters"
-    )
-    assert catalogue.check_name(name).isprintable()
+    assert names.check_name(name).endswith("expected a name in UTF-8, without control characters")
+    assert names.check_name(name).isprintable()
 
 
 def test_an_image_whose_name_tables_cannot_hold_is_refused(challenge):

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,8 +23,9 @@ from gzjax.data import tables
 from gzjax.data.columns import CHALLENGE_TABLE
 from gzjax.data.framing import FitsSettings, Framing
 from gzjax.data.images import Unusable, check_image, fault_text
+from gzjax.data.names import by_galaxy
 from gzjax.data.parquet import NO_IMAGE, Cells, ParquetImages
-from gzjax.data.paths import Encoded, check_astropy, find_files, name_of, path_of
+from gzjax.data.paths import Encoded, find_files, name_of, path_of
 from gzjax.data.rows import any_there, column_names, cutouts_advice
 from gzjax.data.tables import LEFT_OUT_COLUMNS, MOST_LEFT_OUT
 from gzjax.errors import UserError
@@ -50,14 +50,6 @@ class Catalogue(NamedTuple):
     about: str
 
 
-def check_name(name: str) -> str:
-    """Why a GalaxyID or a path cannot be written into tables; an empty string if it can."""
-    # Bytes that are not UTF-8 come as surrogates (Cs).
-    if name.isprintable() or not any(unicodedata.category(part) in ("Cc", "Cs") for part in name):
-        return ""
-    return f"{name!a}: expected a name in UTF-8, without control characters"
-
-
 def find_images(folder: Path) -> dict[str, str]:
     """{GalaxyID: file} for each image in a folder or the folders within, by the file's name.
 
@@ -68,28 +60,6 @@ def find_images(folder: Path) -> dict[str, str]:
         raise UserError(f"{folder}: no such folder; expected images named by GalaxyID")
     files = list(find_files(folder))
     return by_galaxy([name_of(file) for file in files], files, folder)
-
-
-def by_galaxy(
-    ids: Sequence[str], files: Sequence[str], where: object, advice: str = ""
-) -> dict[str, str]:
-    """{GalaxyID: file}; the message of a second image of one galaxy ends with `advice`.
-
-    Raises:
-      UserError: a name that cannot be written, two images of one GalaxyID, or FITS files without
-        astropy.
-    """
-    check_astropy(files)
-    found: dict[str, str] = {}
-    for galaxy, file in zip(ids, files, strict=True):
-        if fault := check_name(file) or check_name(galaxy):
-            raise UserError(f"{where}: {fault}")
-        if galaxy in found:
-            raise UserError(
-                f"{where}: {found[galaxy]} and {file} are images of one galaxy, {galaxy}{advice}"
-            )
-        found[galaxy] = file
-    return found
 
 
 def read_catalogue(

@@ -1,8 +1,9 @@
-"""GalaxyIDs and paths of very many images: on disk, mapped into memory, read a range at a time."""
+"""GalaxyIDs and paths: which can be written; those of very many images, on disk."""
 
 import hashlib
 import mmap
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gzjax import remote
-from gzjax.data.catalogue import by_galaxy, check_name
 from gzjax.data.paths import check_astropy
 from gzjax.errors import UserError
 
@@ -139,3 +139,33 @@ def _check_once(
         rows += (first + np.flatnonzero(np.isin(_hashes(chunk), suspected))).tolist()
         first += len(chunk)
     by_galaxy([ids[row] for row in rows], [files[row] for row in rows], where, advice)
+
+
+def check_name(name: str) -> str:
+    """Why a GalaxyID or a path cannot be written into tables; an empty string if it can."""
+    # Bytes that are not UTF-8 come as surrogates (Cs).
+    if name.isprintable() or not any(unicodedata.category(part) in ("Cc", "Cs") for part in name):
+        return ""
+    return f"{name!a}: expected a name in UTF-8, without control characters"
+
+
+def by_galaxy(
+    ids: Sequence[str], files: Sequence[str], where: object, advice: str = ""
+) -> dict[str, str]:
+    """{GalaxyID: file}; the message of a second image of one galaxy ends with `advice`.
+
+    Raises:
+      UserError: a name that cannot be written, two images of one GalaxyID, or FITS files without
+        astropy.
+    """
+    check_astropy(files)
+    found: dict[str, str] = {}
+    for galaxy, file in zip(ids, files, strict=True):
+        if fault := check_name(file) or check_name(galaxy):
+            raise UserError(f"{where}: {fault}")
+        if galaxy in found:
+            raise UserError(
+                f"{where}: {found[galaxy]} and {file} are images of one galaxy, {galaxy}{advice}"
+            )
+        found[galaxy] = file
+    return found
