@@ -95,12 +95,12 @@ class Objective(Settings):
         if self.activation == UNTIED and self.terms != ("mse",):
             expected = f"mse alone {untied}, as the others need fractions that sum to 1"
             self.fail("terms", expected, ", ".join(self.terms))
-        if self.likely and self.activation not in CONCENTRATED:
+        if self.has_intervals and self.activation not in CONCENTRATED:
             expected = f"{' or '.join(CONCENTRATED)} with the term dirichlet"
             self.fail("activation", expected, self.activation)
 
     @property
-    def likely(self) -> bool:
+    def has_intervals(self) -> bool:
         """Whether the outputs become concentrations, from which predictions have intervals."""
         return "dirichlet" in self.terms
 

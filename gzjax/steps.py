@@ -124,7 +124,7 @@ def predict_step(
     image_size: int,
     test_views: TestViews,
     views: int,
-    likely: bool = False,
+    has_intervals: bool = False,
 ) -> dict[str, jax.Array]:
     """Cumulative vote fractions of a batch, averaged over test-time views; nothing is random.
 
@@ -137,14 +137,14 @@ def predict_step(
     def seen(images: jax.Array) -> tuple[jax.Array, ...]:
         outputs, _ = network.apply(*weights, images, train=False)
         answers = fractions(outputs, tree, activation)
-        if not likely:
+        if not has_intervals:
             return (answers,)
         return answers, concentrations(outputs, tree, activation)
 
     each = of_each_view(seen, batch["image"], image_size, test_views, views)
     result = {name: array for name, array in batch.items() if name not in ("image", "votes")}
     result["fractions"] = each[0].mean(axis=0)
-    if likely:
+    if has_intervals:
         result["concentrations"] = each[1].swapaxes(0, 1)
     return result
 

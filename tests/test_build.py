@@ -49,14 +49,14 @@ def test_the_model_predicts_as_the_options_say(world):
     )  # fmt: skip
     tree = galaxies.load_tree(options.data)
     model = build.build_model(options, tree, None, None)
-    assert (model.activation, model.likely, model.views) == ("softmax", True, 5)
+    assert (model.activation, model.has_intervals, model.views) == ("softmax", True, 5)
     views = model.test_views
     assert (views.field, views.zoom, views.at_once) == (0.7, 1.3, 2)
     assert views.piece == build.PIECE  # on a CPU
     assert (model.framing.crop, model.framing.canvas, model.image_size) == (0.6, 16, 16)
     assert tuple(model.reading) == (8, 2, 1)
     plain = options_of(world, loss__activation="softmax", loss__terms=("mse", "kl"))
-    assert not build.build_model(plain, tree, None, None).likely
+    assert not build.build_model(plain, tree, None, None).has_intervals
 
 
 @pytest.mark.parametrize("cache", [None, "gs://bucket/cache", "here"])

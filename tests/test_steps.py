@@ -24,7 +24,7 @@ def model_on(number, gz2, network):
         weights=Weights({}, {}),
         tree=gz2,
         activation="relu",
-        likely=False,
+        has_intervals=False,
         framing=Framing(1.0, 36),
         image_size=32,
         test_views=augment.TestViews(),

@@ -195,7 +195,7 @@ def build_model(options: Options, tree: Tree, network: Network, placement: Place
         weights=Weights({}, {}),
         tree=tree,
         activation=options.loss.activation,
-        likely=options.loss.likely,
+        has_intervals=options.loss.has_intervals,
         framing=galaxies.framing_of(options),
         image_size=options.model.image_size,
         test_views=TestViews(

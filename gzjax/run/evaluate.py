@@ -98,7 +98,7 @@ def evaluate(
                     "rmse": metrics.rmse(mixed[its], observed[its]),
                     "baseline_rmse": metrics.baseline_rmse(mean, observed[its]),
                 }
-    if all(model.likely for model in models):
+    if all(model.has_intervals for model in models):
         concentrations = [each["concentrations"] for each in found]
         result["intervals"] = _intervals(
             models, concentrations, shares, views, data[0].votes[rows], split

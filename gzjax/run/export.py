@@ -113,13 +113,13 @@ def program(model: Model, views: int) -> Callable[[jax.Array], dict[str, jax.Arr
             network=model.network,
             tree=model.tree,
             activation=model.activation,
-            likely=model.likely,
+            has_intervals=model.has_intervals,
             image_size=model.image_size,
             # Of any number of galaxies there are no pieces of a size that is known.
             test_views=model.test_views._replace(at_once=1, piece=0),
             views=views,
         )
-        if model.likely:
+        if model.has_intervals:
             cooled = result.pop("concentrations") / temperature
             result["lower"], result["upper"] = quantiles.interval(cooled, model.tree)
         return result
@@ -139,7 +139,7 @@ def stablehlo(model: Model, views: int) -> bytes:
 def onnx(model: Model, views: int) -> bytes:
     """`program` as an ONNX model, for any batch size."""
     canvas = model.framing.canvas
-    names = ["fractions", "lower", "upper"][: 3 if model.likely else 1]
+    names = ["fractions", "lower", "upper"][: 3 if model.has_intervals else 1]
     # ONNX has no form for each platform.
     model = model._replace(test_views=model.test_views._replace(resample="gathers"))
     predict = program(model, views)

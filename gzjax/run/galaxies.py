@@ -128,7 +128,7 @@ def check_learnable(options: Options, data: Data) -> None:
     Raises:
       UserError: it compares cumulative fractions, and no training galaxy has a known one.
     """
-    if options.loss.likely or options.loss.targets == "conditional":
+    if options.loss.has_intervals or options.loss.targets == "conditional":
         return
     if np.isnan(data.observed(data.splits["train"])).all():
         first = data.tree.questions[0].name

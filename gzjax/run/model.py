@@ -59,7 +59,7 @@ class Model(NamedTuple):
     weights: on all devices; of a finished run the moving average.
     tree: the decision tree.
     activation: from the network's outputs to vote fractions; see `tree.fractions`.
-    likely: whether outputs are concentrations, too, from which predictions have intervals; see
+    has_intervals: whether outputs are concentrations, too, of which intervals are made; see
       `tree.concentrations`.
     framing: how images become canvases.
     image_size: pixels a side of what the network sees of a canvas.
@@ -79,7 +79,7 @@ class Model(NamedTuple):
     weights: Weights
     tree: Tree
     activation: str
-    likely: bool
+    has_intervals: bool
     framing: Framing
     image_size: int
     test_views: TestViews
@@ -134,7 +134,7 @@ class Model(NamedTuple):
             self.network,
             self.tree,
             self.activation,
-            self.likely,
+            self.has_intervals,
             self.image_size,
             self.test_views,
             views,
@@ -170,13 +170,15 @@ class Model(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _predict_step(network, tree, activation, likely, image_size, test_views, views, placement):
+def _predict_step(
+    network, tree, activation, has_intervals, image_size, test_views, views, placement
+):
     step = functools.partial(
         programs.predict_step,
         network=network,
         tree=tree,
         activation=activation,
-        likely=likely,
+        has_intervals=has_intervals,
         image_size=image_size,
         test_views=test_views,
         views=views,

@@ -82,7 +82,7 @@ def posterior(
     """
     models = as_models(models)
     check_same_tree(models)
-    if not all(model.likely for model in models):
+    if not all(model.has_intervals for model in models):
         raise UserError("posterior: expected models trained with the loss term dirichlet")
     listed = listing.list_images(images)
     some = list(batches_of(models, listed, views, shares))
@@ -120,7 +120,7 @@ def batches_of(
     for results, there, faults in seen:
         fractions = ensemble.mix([result["fractions"] for result in results], weights)[there]
         believed = None
-        if all(model.likely for model in models):
+        if all(model.has_intervals for model in models):
             concentrations = [result["concentrations"][there] for result in results]
             temperatures = [model.temperature(count) for model in models]
             believed = mixed_posterior(models, concentrations, weights, temperatures)

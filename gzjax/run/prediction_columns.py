@@ -46,14 +46,16 @@ class Wanted(NamedTuple):
         Raises:
           UserError: columns or campaigns that there are not, or volunteers without intervals.
         """
-        likely = all(model.likely for model in models)
+        has_intervals = all(model.has_intervals for model in models)
         if self.columns not in ("", *COLUMNS):
             expected = f"expected one of {', '.join(COLUMNS)}"
             raise UserError(f"columns: {expected}, found {self.columns!r}")
         counts = isinstance(self.volunteers, int) and self.volunteers > 0
-        if self.volunteers is not None and not (counts and likely):
+        if self.volunteers is not None and not (counts and has_intervals):
             expected = (
-                "a whole number, 1 or more" if likely else "a model with the loss term dirichlet"
+                "a whole number, 1 or more"
+                if has_intervals
+                else "a model with the loss term dirichlet"
             )
             raise UserError(f"volunteers: expected {expected}, found {self.volunteers}")
         tree, campaigns = models[0].tree, self.campaigns
@@ -66,7 +68,7 @@ class Wanted(NamedTuple):
             wrong = [c for c in campaigns if not any(name.endswith(f"-{c}") for name in ends)]
         if wrong:
             raise UserError(f"campaigns: expected some of {tree.name}, found {', '.join(wrong)}")
-        columns = self.columns or ("both" if likely else "challenge")
+        columns = self.columns or ("both" if has_intervals else "challenge")
         return self._replace(columns=columns, campaigns=campaigns)
 
     def takes(self, question: Question) -> bool:

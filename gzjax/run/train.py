@@ -186,10 +186,10 @@ class Trainer:
                 self.report.evaluation(result)
                 if self.recorder is not None:
                     recorder.write_evaluation(self.workdir, result)
-                if split == "validation" and model.likely:
+                if split == "validation" and model.has_intervals:
                     found = {views: result["intervals"]["temperatures"][0]}
                     model = model._replace(temperatures={**model.temperatures, **found})
-        if self.recorder is not None and model.likely:
+        if self.recorder is not None and model.has_intervals:
             recorder.write_temperatures(self.workdir, best, model.temperatures)
         return model
 
