@@ -46,7 +46,6 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 # Flags that act in some modes alone; in another they are refused.
 ONLY: dict[str, tuple[str, ...]] = {
-    "config": ("train", "show", "evaluate", "report", "explore", "pack"),
     "workdir": tuple(mode for mode in MODES if mode not in ("anomalies", "pack")),
     "images": ("predict", "embed", "explore"),
     "output": ("predict", "embed", "similar", "anomalies", "explore", "export"),
