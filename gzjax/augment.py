@@ -2,9 +2,9 @@
 
 Training sees a random view of each galaxy; prediction averages over its test-time views. The sky
 has no preferred orientation or handedness, so a rotated, mirrored or slightly magnified galaxy is
-as good an example.
-Rotation, zoom, shift and flip are one affine map, so the stored canvas is resampled once, straight
-to the size that the network sees (`gzjax.warp`). Everything is a pure function of (key, images).
+as good an example. Rotation, zoom, shift and flip are one affine map, so the stored canvas is
+resampled once, straight to the size that the network sees (`gzjax.warp`). Everything is a pure
+function of (key, images).
 """
 
 import dataclasses

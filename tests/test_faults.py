@@ -146,6 +146,13 @@ LINE = Done(2, "", "gzjax: what is wrong")
 BAD = Done(1, "", "Traceback (most recent call last):\nValueError")
 
 
+def assert_broken(kind, folder, cases):
+    """For each case, how commands end and whether runs agree, a kind says what is broken."""
+    for ends, same, words in cases:
+        with pytest.raises(Broken, match=words):
+            kind(Scripted(folder, *ends, same=same))
+
+
 def test_a_kind_notices_a_run_that_does_not_resume_or_is_another(tmp_path):
     lab = Scripted(tmp_path, GOOD, *[KILLED] * 3, GOOD)
     assert training.killed(lab).startswith("killed 3 times in 1 ")
@@ -223,22 +230,20 @@ def disk(monkeypatch):
         (disk / "filler").touch()
         return disk / "filler"
 
-    for module in (training, people):
-        monkeypatch.setattr(module, "small_disk", small_disk)
-        monkeypatch.setattr(module, "fill", fill)
+    monkeypatch.setattr(training, "small_disk", small_disk)
+    monkeypatch.setattr(training, "fill", fill)
 
 
 def test_a_full_disk_ends_in_one_line_and_the_same_run(disk, tmp_path):
     lab = Scripted(tmp_path, LINE, GOOD, GOOD, GOOD)
     assert training.full(lab) == "2 times, then the same run: had room"
     assert lab.compared == (tmp_path / "full/disk/run", None)
-    for ends, same, words in (
+    cases = (
         ([BAD], True, "expected one line"),
         ([LINE, LINE], True, "did not resume"),
         ([GOOD, GOOD], False, "other weights"),
-    ):
-        with pytest.raises(Broken, match=words):
-            training.full(Scripted(tmp_path, *ends, same=same))
+    )
+    assert_broken(training.full, tmp_path, cases)
 
 
 def test_a_disk_that_nobody_may_write_ends_in_one_line_and_the_same_run(
@@ -247,13 +252,12 @@ def test_a_disk_that_nobody_may_write_ends_in_one_line_and_the_same_run(
     monkeypatch.setattr(training, "interrupted", lambda lab, workdir: None)
     monkeypatch.setattr(training.subprocess, "run", lambda *_, **__: None)  # mounts it again
     assert "what is wrong" in training.read_only(Scripted(tmp_path, LINE, GOOD))
-    for ends, same, words in (
+    cases = (
         ([GOOD], True, "status 0"),  # nothing was noticed
         ([LINE, LINE], True, "did not resume"),
         ([LINE, GOOD], False, "other weights"),
-    ):
-        with pytest.raises(Broken, match=words):
-            training.read_only(Scripted(tmp_path, *ends, same=same))
+    )
+    assert_broken(training.read_only, tmp_path, cases)
 
 
 def test_a_lost_worker_ends_in_one_line_or_nothing(tmp_path, monkeypatch):
@@ -261,13 +265,12 @@ def test_a_lost_worker_ends_in_one_line_or_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(training.time, "sleep", lambda _: None)
     assert training.workers(Scripted(tmp_path, GOOD, GOOD)) == "the same run"
     assert "what is wrong" in training.workers(Scripted(tmp_path, LINE, GOOD))
-    for ends, same, words in (
+    cases = (
         ([BAD], True, "expected one line"),
         ([LINE, LINE], True, "did not resume"),
         ([LINE, GOOD], False, "other weights"),
-    ):
-        with pytest.raises(Broken, match=words):
-            training.workers(Scripted(tmp_path, *ends, same=same))
+    )
+    assert_broken(training.workers, tmp_path, cases)
 
 
 def test_of_two_processes_the_other_ends_too(tmp_path, monkeypatch):
@@ -276,14 +279,13 @@ def test_of_two_processes_the_other_ends_too(tmp_path, monkeypatch):
     lab = Scripted(tmp_path, GOOD, GOOD, LINE, KILLED, GOOD, GOOD)
     assert training.two(lab).endswith("killed, the other ended with status 2, then the same run")
     assert lab.compared == (tmp_path / "two/run", tmp_path / "two-whole/run")
-    for ends, same, words in (
+    cases = (
         ([GOOD, LINE], True, "both did not end well"),
         ([GOOD, GOOD, GOOD, KILLED], True, "as if nothing were wrong"),
         ([GOOD, GOOD, LINE, KILLED, GOOD, LINE], True, "both did not end well"),
         ([GOOD, GOOD, LINE, KILLED, GOOD, GOOD], False, "other weights"),
-    ):
-        with pytest.raises(Broken, match=words):
-            training.two(Scripted(tmp_path, *ends, same=same))
+    )
+    assert_broken(training.two, tmp_path, cases)
 
 
 def test_every_mistake_has_to_be_one_line_and_begin_nothing(tmp_path):

@@ -290,8 +290,8 @@ class Checkpoints:
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise UserError(
                 f"{self.folder / str(step)}: this checkpoint cannot be read "
-                f"({one_line(error)}). Restore it from a copy; or delete the folder, and training "
-                "resumes from the checkpoint before it, and the next best one predicts"
+                f"({one_line(error)}). Restore it from a copy; or delete the folder: training then "
+                "resumes from the checkpoint before it, and prediction uses the next best"
             ) from error
 
     @contextlib.contextmanager

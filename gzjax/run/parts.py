@@ -75,7 +75,7 @@ class Parts:
             before = job
         except (TypeError, ValueError) as error:
             raise UserError(f"{file}: damaged ({one_line(error)}); delete the folder") from None
-        if changed := [name for name in job if before.get(name) != job[name]]:
+        if changed := [name for name in job | before if before.get(name) != job.get(name)]:
             raise UserError(
                 f"{self.folder} was left by a command with different {', '.join(changed)}; give "
                 "that one again, delete the folder, or name another output"
