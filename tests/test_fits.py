@@ -403,7 +403,8 @@ def test_positions_without_images_are_told_how_to_get_some(world, tmp_path):
     def read():
         return catalogue.read_catalogue(tmp_path, tree=tree, table="votes.csv", images="images")
 
-    said = r"votes\.csv: expected .*positions RA, dec .*legacysurvey\.org/viewer/fits-cutout\?ra="
+    service = r"legacysurvey\.org/viewer/jpeg-cutout\?ra="
+    said = rf"votes\.csv: expected .*positions in RA, dec .*{service}"
     with pytest.raises(UserError, match=said) as raised:
         read()
     assert "\n" not in str(raised.value)
