@@ -134,14 +134,37 @@ def rmse_difference(
     """
     ours, theirs = (each.reshape(-1, *observed.shape) for each in (predicted, other))
 
-    def difference(*sums: np.ndarray, axis: int) -> np.ndarray:
-        *errors, known = sums
-        roots = [_root_mean(each, known, axis) for each in errors]
-        return np.mean(roots[: len(ours)], axis=0) - np.mean(roots[len(ours) :], axis=0)
+    def difference(rmses: np.ndarray) -> Any:  # or a number
+        return rmses[: len(ours)].mean(axis=0) - rmses[len(ours) :].mean(axis=0)
 
-    low, high = _interval(difference, [*ours, *theirs], observed, resamples, seed)
-    each = [np.mean([rmse(one, observed) for one in runs]) for runs in (ours, theirs)]
-    return float(each[0] - each[1]), low, high
+    return rmse_statistic(difference, [*ours, *theirs], observed, resamples, seed)
+
+
+def rmse_statistic(
+    statistic: Callable[[np.ndarray], Any],
+    predictions: Sequence[Fractions],
+    observed: Fractions,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """A statistic of several runs' RMSEs, with the ends of its 95 % interval over galaxies.
+
+    All runs are resampled together, as they were scored on the same galaxies.
+
+    Args:
+      statistic: of RMSEs, (runs,) -> a number or (runs, resamples) -> (resamples,).
+      predictions: one for each run.
+      observed: the crowd's, of the same galaxies.
+      resamples: of the galaxies.
+      seed: of the resamples.
+    """
+
+    def of_sums(*sums: np.ndarray, axis: int) -> np.ndarray:
+        *errors, known = sums
+        return statistic(np.stack([_root_mean(each, known, axis) for each in errors]))
+
+    low, high = _interval(of_sums, predictions, observed, resamples, seed)
+    return float(statistic(np.array([rmse(each, observed) for each in predictions]))), low, high
 
 
 def accuracy(predicted: Fractions, observed: Fractions, columns: slice) -> float:

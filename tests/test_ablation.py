@@ -94,6 +94,38 @@ def test_the_interval_of_a_forecast_holds_the_truth_as_often_as_it_says():
     assert 0.001 < np.mean(widths) < 0.02
 
 
+def test_a_forecast_from_scored_galaxies_holds_the_truth_as_often_as_it_says():
+    # Runs that fit the law exactly, but for which galaxies there are: some are harder for all runs.
+    truth, sizes = float(np.hypot(0.04, 0.3 * 50_000**-0.12)), (500, 1000, 2000, 4000)
+    held, lows, highs = 0, [], []
+    for trial in range(60):
+        generator = np.random.default_rng(trial)
+        hard = generator.uniform(0, 3**0.5, (300, 1))  # of mean square 1
+        signs = generator.choice([-1, 1], (300, 2))
+        runs = [
+            (n, HeldOut(np.arange(300), 0.5 + 0 * signs, 0.5 + hard * signs * rmse))
+            for n, rmse in ((n, np.hypot(0.04, 0.3 * n**-0.12)) for n in sizes)
+        ]
+        value, low, high = law.forecast_of_runs(runs, 0.04, 50_000)
+        points = [(n, metrics.rmse(run.predicted, run.observed)) for n, run in runs]
+        assert value == pytest.approx(law.forecast(points, 0.04, 50_000)[0])
+        held += low <= truth <= high
+        lows.append(value - low)
+        highs.append(high - value)
+    assert 53 <= held <= 60
+    assert 0.001 < np.mean(lows) < 0.01
+    assert 0.001 < np.mean(highs) < 0.01
+    # What the runs' scatter adds.
+    runs[1] = (1000, runs[1][1]._replace(predicted=0.5 + hard * signs * 0.115))
+    points[1] = (1000, metrics.rmse(runs[1][1].predicted, runs[1][1].observed))
+    fit = law.forecast(points, 0.04, 50_000)
+    value, low, high = law.forecast_of_runs(runs, 0.04, 50_000)
+    assert low < fit[1] < value < fit[2] < high
+    other = runs[0][1]._replace(ids=np.arange(1, 301))
+    with pytest.raises(UserError, match="different galaxies"):
+        law.forecast_of_runs([(500, other), *runs[1:]], 0.04, 50_000)
+
+
 def lines_of(page, heading):
     """{first cells: the others} of the table below a heading."""
     _, _, rest = page.partition(heading)
@@ -136,9 +168,13 @@ def test_the_page_says_what_was_found(tmp_path):
         finish(runs[-1].workdir, 0.1, 0.091 * (size / 4000) ** -0.1 + 0.001)
     # One of another kind is not among the networks, however good it is alone.
     better = ("recipe", "192 pixels", "Lite2", "128 pixels", "from scratch")
-    page = page_of(
-        runs, lambda run: 0.1 if run.name == "recipe" else 0.12 - (run.name in better) / 100
-    )
+
+    def off(run):
+        if run.name.isdigit():
+            return 0.1 * (int(run.name) / 4000) ** -0.1
+        return 0.1 if run.name == "recipe" else 0.12 - (run.name in better) / 100
+
+    page = page_of(runs, off)
     assert page.startswith("# What each choice is worth\n\nCommand: `x`\n\n")
     variants = lines_of(page, "# What each choice is worth")
     assert variants[0] == [
@@ -174,17 +210,19 @@ def test_the_page_says_what_was_found(tmp_path):
         ["recipe", "16", "0.900 ± 0.071", "0.910 ± 0.071", "1.200 ± 0.000"],
     ]
     assert lines_of(page, "## More galaxies") == [
-        ["training galaxies", "test RMSE, 16 views"],
-        ["500", f"{0.091 * 8**0.1:.4f}"],
-        ["1,000", f"{0.091 * 4**0.1:.4f}"],
-        ["2,000", f"{0.091 * 2**0.1:.4f}"],
-        ["4,000", "0.0910 ± 0.0028"],
+        ["training galaxies", "RMSE, 16 views"],
+        ["500", f"{0.1 * 8**0.1:.4f}"],
+        ["1,000", f"{0.1 * 4**0.1:.4f}"],
+        ["2,000", f"{0.1 * 2**0.1:.4f}"],
+        ["4,000", "0.1000 ± 0.0000"],
     ]
     (found,) = re.findall(r"that gives (\d\.\d+), with the 95 % interval \[(\S+), (\S+)\]", page)
     value, low, high = map(float, found)
     assert low < value < high
-    fit = law.fit_law([(500, 0.112), (1000, 0.1045), (2000, 0.0975), (4000, 0.091)], 0.04)
-    assert value == pytest.approx(np.hypot(0.04, fit[0] * 55_420 ** -fit[1]), abs=0.002)
+    points = [(n, 0.1 * (n / 4000) ** -0.1) for n in (500, 1000, 2000, 4000, 4000)]
+    a, b = law.fit_law(points, 0.04)
+    assert value == pytest.approx(np.hypot(0.04, a * 55_420**-b), abs=1e-4)
+    assert f"({a:.3f} n^-{b:.3f})^2" in page
     assert "an extrapolation by a factor of 14" in page
     assert "0.0400 is the noise of the votes themselves" in page
     assert "Validation: 300 galaxies, predicting the training mean scores 0.1600." in page
@@ -197,16 +235,20 @@ def test_two_numbers_of_galaxies_make_no_law_and_extra_galaxies_are_not_on_the_c
     runs = [run_of(tmp_path, name) for name in ("recipe", "500", planning.ALONE)]
     finish(runs[0].workdir, 0.1, 0.09)
     finish(runs[1].workdir, 0.12, 0.11)
-    assert lines_of(page_of(runs[:2]), "## More galaxies")[1:] == [
-        ["500", "0.1090"], ["4,000", "0.0890"]
+
+    def off(run):
+        return 0.11 if run.name == "500" else 0.1
+
+    assert lines_of(page_of(runs[:2], off), "## More galaxies")[1:] == [
+        ["500", "0.1100"], ["4,000", "0.1000"]
     ]  # fmt: skip
     # Of a recipe with extra galaxies only what was trained without them is of the curve.
     extra = KINDS | {planning.ALONE: "extra galaxies"}
-    page = pages.write_page(runs[:2], extra, predictions_of(runs[:2], lambda run: 0.1), "")
-    assert lines_of(page, "## More galaxies")[1:] == [["500", "0.1090"]]
+    page = pages.write_page(runs[:2], extra, predictions_of(runs[:2], off), "")
+    assert lines_of(page, "## More galaxies")[1:] == [["500", "0.1100"]]
     finish(runs[2].workdir, 0.12, 0.10, training_galaxies=3000)
-    page = pages.write_page(runs, extra, predictions_of(runs, lambda run: 0.1), "")
-    assert lines_of(page, "## More galaxies")[1:] == [["500", "0.1090"], ["3,000", "0.0990"]]
+    page = pages.write_page(runs, extra, predictions_of(runs, off), "")
+    assert lines_of(page, "## More galaxies")[1:] == [["500", "0.1100"], ["3,000", "0.1000"]]
     assert "Fitted" not in page
     assert "| MSE |" not in page
 

@@ -10,7 +10,7 @@ import pandas as pd
 from gzjax import files, metrics
 from gzjax.bench.ablation import held_out
 from gzjax.bench.ablation.held_out import Difference, HeldOut
-from gzjax.bench.ablation.law import fit_law, forecast
+from gzjax.bench.ablation.law import fit_law, forecast_of_runs
 from gzjax.bench.ablation.runs import ALONE, SIZES, VIEWS, Run
 from gzjax.errors import UserError
 
@@ -79,6 +79,10 @@ def write_page(
         if name in trained and scores(name, "test", 1, "plain").count()
         for views in (1, VIEWS)
     ]
+    sizes = {str(size): size for size in SIZES if str(size) in trained}
+    whole = ALONE if ALONE in kinds else "recipe"  # extra galaxies are not of the curve
+    if whole in trained:
+        sizes[whole] = int(scores(whole, "test", VIEWS, "training_galaxies").iloc[0])
     parts = [
         "# What each choice is worth",
         about,
@@ -110,7 +114,7 @@ def write_page(
         "answers of the test galaxies, as 40 volunteers each: as they are, and with the "
         "temperature that is fitted on validation.",
         table([["variant", "views", "as they are", "tempered", "temperature"], *intervals]),
-        curve(found, test["noise_floor"], with_extra=ALONE in kinds),
+        curve(sizes, predictions, test["noise_floor"]),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -146,41 +150,38 @@ def _score(run: HeldOut) -> float:
     return metrics.rmse(run.predicted, run.observed)
 
 
-def curve(found: pd.DataFrame, floor: float, with_extra: bool) -> str:
+def curve(
+    sizes: Mapping[str, int], predictions: Mapping[str, Mapping[int, HeldOut]], floor: float
+) -> str:
     """The section on more galaxies.
 
     Args:
-      found: all scores.
+      sizes: {variant: its number of training galaxies}, of those that are on the curve.
+      predictions: {variant: {seed: what the run predicts}}.
       floor: the noise of the votes themselves.
-      with_extra: whether the recipe has extra galaxies, which are not of the curve.
     """
-    trained = found.index.unique("variant")
-    wholes = [name for name in ((ALONE,) if with_extra else ("recipe",)) if name in trained]
-
-    def of(variant: str, column: str = "rmse") -> pd.Series:
-        return found[column].loc[variant, "test", VIEWS]
-
-    by_size = {n: of(str(n)) for n in SIZES if str(n) in trained}
-    by_size |= {int(of(whole, "training_galaxies").iloc[0]): of(whole) for whole in wholes}
-    points = [(n, float(rmse)) for n, by_seed in by_size.items() for rmse in by_seed]
+    rows, runs = [], []
+    for name, size in sizes.items():
+        by_seed = predictions[name]
+        rows.append([f"{size:,}", shown(pd.Series([_score(run) for run in by_seed.values()]))])
+        runs += [(size, run) for run in by_seed.values()]
     law = ""
-    if len(by_size) > 2:  # fewer would fit any law
-        a, b = fit_law(points, floor)
-        value, low, high = forecast(points, floor, CHALLENGE_TRAINING)
+    if len(sizes) > 2:  # fewer would fit any law
+        a, b = fit_law([(size, _score(run)) for size, run in runs], floor)
+        value, low, high = forecast_of_runs(runs, floor, CHALLENGE_TRAINING)
         law = (
             f"\n\nFitted: RMSE^2 = {floor:.4f}^2 + ({a:.3f} n^-{b:.3f})^2, where {floor:.4f} is "
             f"the noise of the votes themselves. For the {CHALLENGE_TRAINING:,} training galaxies "
             f"of the whole challenge that gives {value:.4f}, with the 95 % interval [{low:.4f}, "
-            f"{high:.4f}] of the fit: an extrapolation by a factor of "
-            f"{CHALLENGE_TRAINING / max(by_size):.0f} at this network, size and number of steps."
+            f"{high:.4f}], which holds the scatter of the runs about the law and that of the "
+            "galaxies scored, and not whether the law holds: an extrapolation by a factor of "
+            f"{CHALLENGE_TRAINING / max(sizes.values()):.0f} at this network, size and number of "
+            "steps."
         )
     return (
         "## More galaxies\n\nAll with about as many steps; nested subsets of one training set, "
-        "without extra galaxies.\n\n"
-        + table(
-            [["training galaxies", f"test RMSE, {VIEWS} views"]]
-            + [[f"{size:,}", shown(by_seed)] for size, by_seed in by_size.items()]
-        )
+        "without extra galaxies. Scored on all held-out galaxies.\n\n"
+        + table([["training galaxies", f"RMSE, {VIEWS} views"], *rows])
         + law
     )
 
