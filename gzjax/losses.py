@@ -252,11 +252,15 @@ def objective(
     # The running means are those of galaxies that a term is known of; without one they stay.
     knows = {term: mask * asked if term in ("focal", "kl") else mask for term in values}
     told = {term: jnp.minimum(jnp.sum(knows[term]), 1.0) for term in values}
-    debias = 1 - settings.decay ** jnp.maximum(means.count, 1)
-    followed = {
-        term: jnp.where(told[term] > 0, masked_mean(values[term], knows[term]), so_far / debias)
-        for term, so_far in means.ema.items()
-    }
+    debias, debias_next = (1 - settings.decay ** jnp.maximum(means.count + n, 1) for n in (0, 1))
+
+    def following(term: str, so_far: Scalar) -> Scalar:
+        found = masked_mean(values[term], knows[term])
+        # A term's first mean is that of its first batch, however many went before without it.
+        first = found * debias_next / (1 - settings.decay)
+        return jnp.where(told[term] > 0, jnp.where(so_far != 0, found, first), so_far / debias)
+
+    followed = {term: following(term, so_far) for term, so_far in means.ema.items()}
     averaged, means = optax.ema(settings.decay).update(jax.lax.stop_gradient(followed), means)
     dynamic = settings.weighting == "dynamic"
     weights = dynamic_weights(averaged, told) if dynamic else fixed_weights(settings)

@@ -29,6 +29,8 @@ UNTIED = "sigmoid"
 # A question whose answers sum to less than this counts as not answered: published fractions are
 # rounded to 1e-6, and dividing by less would blow up rounding errors and gradients.
 EPSILON = 1e-6
+# Of outputs that are exponentiated: beyond, float32 would give 0 or, at minus this, infinity.
+LOWEST = -30.0
 
 
 def conditional_fractions(
@@ -54,7 +56,8 @@ def conditional_fractions(
     elif activation == "relu":
         positive = jax.nn.relu(values)
     elif activation == "softplus":
-        positive = jax.nn.softplus(values)
+        # Never 0, so there is always an opinion.
+        return normalise(jax.nn.softplus(jnp.maximum(values, LOWEST)), tree, least=0.0)[0]
     else:
         raise ValueError(f"activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
     return normalise(positive, tree)[0]
@@ -72,8 +75,8 @@ def concentrations(
     Raises:
       ValueError: another activation, under which they could be 0.
     """
-    # Beyond the bounds float32 would give 0 or infinity.
-    values = jnp.clip(_last_axis(outputs, tree), -30.0, 30.0 if activation == "softmax" else None)
+    highest = -LOWEST if activation == "softmax" else None
+    values = jnp.clip(_last_axis(outputs, tree), LOWEST, highest)
     if activation not in CONCENTRATED:
         raise ValueError(f"activation {activation!r}: expected one of {', '.join(CONCENTRATED)}")
     return jnp.exp(values) if activation == "softmax" else jax.nn.softplus(values)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,12 +18,14 @@ from PIL import Image
 import gzjax
 from gzjax import files
 from gzjax.data import images
+from gzjax.data.framing import Framing
+from gzjax.data.images import ImageArrays, Unusable
 from gzjax.errors import UserError
 from gzjax.models import Conventions
 from gzjax.run import build, evaluate, exported, inference, predict
 from gzjax.run import pack as packs
 from gzjax.run import parts as in_parts
-from gzjax.run.model import digest_of
+from gzjax.run.model import Reading, digest_of
 
 
 @pytest.fixture(scope="module")
@@ -400,6 +403,33 @@ def test_several_models_are_mixed(world, models):
     np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
     more = gzjax.predict(models, world / "images", views=1, shares=(0.25, 0.75))[tiny.COLUMNS]
     np.testing.assert_allclose(more, 0.25 * each[0] + 0.75 * each[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_image_that_one_framing_cannot_show_is_shown_in_none(order):
+    """As of two models with other bands of FITS files, one of which a file lacks."""
+
+    class Shown(ImageArrays):
+        def __getitem__(self, position):
+            if self.lacks == position:
+                raise Unusable("no band z")
+            return super().__getitem__(position)
+
+    class Framed(NamedTuple):
+        ids: list
+
+        def framed(self, framing):
+            images = Shown(np.zeros((3, 16, 16, 3), np.uint8), framing)
+            images.lacks = 2 if framing is lacking else None
+            return images
+
+    lacking = Framing(crop=0.5, canvas=16)
+    framings = [Framing(canvas=16), lacking][::order]
+    ((_, there, faults),) = inference.batches_of(
+        Framed(["a", "b", "c"]), framings, Reading(batch_size=4), len
+    )
+    assert there.tolist() == [True, True, True, False]
+    assert faults == ["", "", "no band z"]
 
 
 def test_a_mixture_is_scored_and_each_alone(models, galaxies):

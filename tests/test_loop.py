@@ -214,3 +214,35 @@ def test_an_outage_is_an_error_and_the_place_is_the_one_before(faults, taken, at
             return
         next(guarded)
     assert at is None
+
+
+def test_lost_galaxies_that_cannot_be_written_down_do_not_move_the_place():
+    def full(rows, reasons):
+        raise OSError("no space left on device")
+
+    batches = Batches([0, 1, 0])
+    guarded = loop.GuardedBatches(batches, 2, 3, lost=full)
+    next(guarded)
+    with pytest.raises(OSError, match="no space"):
+        next(guarded)
+    assert batches.place == 1
+
+
+def test_a_batch_of_few_is_no_outage():
+    class Single(Batches):
+        def __next__(self):
+            return {name: array[:1] for name, array in super().__next__().items()}
+
+    guarded = loop.GuardedBatches(Single([1, 0, 1]), 2, 3)
+    assert [len(next(guarded)["row"]) for _ in range(3)] == [1] * 3
+
+
+def test_processes_may_lose_a_hundredth_and_what_chance_adds():
+    assert loop.most_lost(1000, 1) == 10
+    generator, galaxies, processes = np.random.default_rng(0), 10_000, 8
+    for _ in range(200):  # epochs, in which 0.8 % are lost anywhere
+        lost = generator.permutation(galaxies)[:80] % processes
+        most = np.bincount(lost, minlength=processes).max()
+        assert most <= loop.most_lost(galaxies, processes)
+    # Of one process alone, an outage is still found early.
+    assert loop.most_lost(galaxies, processes) < 3 * 0.01 * galaxies / processes

@@ -459,6 +459,23 @@ def test_running_means_are_those_of_galaxies_that_a_term_is_known_of(batch):
     assert mean_of(after) == pytest.approx(known, rel=1e-5)
 
 
+@pytest.mark.parametrize("without", [0, 1, 5])
+def test_a_terms_first_mean_is_that_of_its_first_batch(batch, without):
+    outputs, mask = batch[0][:, : SMALL.size], jnp.ones_like(batch[2])
+    votes = np.asarray(tree.fractions(batch[0][:, -SMALL.size :], SMALL, "softmax"))
+    settings = Objective(activation="softmax", targets="conditional", decay=0.99)
+    means = losses.init_means(TERMS)
+    nobody = unknown_first(votes, np.ones(len(votes), bool))
+    for _ in range(without):
+        _, (means, _) = losses.objective(settings, SMALL, outputs, nobody, mask, means)
+    for _ in range(3):
+        _, (means, record) = losses.objective(
+            settings, SMALL, outputs, jnp.asarray(votes), mask, means
+        )
+        mean = float(means.ema["kl"] / (1 - 0.99 ** float(means.count)))
+        assert mean == pytest.approx(float(record["kl"]), rel=1e-4)
+
+
 def test_running_means_are_unbiased_from_the_first_batch(batch):
     """A hundredth of this MSE would be below the millionth."""
     outputs = batch[0][:, : SMALL.size]

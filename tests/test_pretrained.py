@@ -13,7 +13,14 @@ from safetensors.numpy import save_file
 from gzjax import models
 from gzjax.errors import UserError
 from gzjax.models import TENSORFLOW, Weights, pretrained
-from gzjax.models.efficientnet_weights import IMAGENET, LITE, PYTORCH, conventions_in, naming
+from gzjax.models.efficientnet_weights import (
+    IMAGENET,
+    INCEPTION,
+    LITE,
+    PYTORCH,
+    conventions_in,
+    naming,
+)
 from gzjax.models.pretrained import Published
 
 TINY, LITE0 = "efficientnet-tiny", "efficientnet-lite0"
@@ -295,6 +302,11 @@ def test_conventions_follow_the_file(tmp_path, tensors):
         ("tf_w.pth", (), TINY, TENSORFLOW),
         ("tf_w.pth", (), LITE0, LITE),
         ("efficientnet_b0.pth", (), TINY, PYTORCH),
+        # As timm's own table has them (timm.models.efficientnet.default_cfgs).
+        ("tf_efficientnet_b0_ap-f262efe1.pth", (), "efficientnet-b0", INCEPTION),
+        ("tf_efficientnet_b0_aa-827b6e33.pth", (), "efficientnet-b0", TENSORFLOW),
+        ("tf_efficientnetv2_b3-57773f13.pth", (), "efficientnetv2-b3", TENSORFLOW),
+        ("tf_efficientnetv2_s-eb54923e.pth", (), "efficientnetv2-s", INCEPTION),
         ("w.pth", LUKEMELAS, TINY, TENSORFLOW),
         ("w.pth", LUKEMELAS, LITE0, LITE),
     ]:
@@ -311,6 +323,7 @@ def test_conventions_follow_the_file(tmp_path, tensors):
 
 
 def test_conventions_are_the_published_ones():
+    assert INCEPTION == ("same", 1e-3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert TENSORFLOW == ("same", 1e-3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert PYTORCH[:2] == ("symmetric", 1e-5)
     assert PYTORCH[2:] == TENSORFLOW[2:]

@@ -332,6 +332,24 @@ def test_violations_are_measured_per_question(crowd):
     assert np.delete(found, [0, 6], axis=1).max() < 2e-6
 
 
+@pytest.mark.parametrize("activation", tree.CONCENTRATED)
+def test_fractions_are_the_ratios_of_concentrations_however_small(activation):
+    outputs = jnp.linspace(-29.0, -12.0, GZ2.size)[None]
+
+    def found(outputs):
+        return tree.conditional_fractions(outputs, GZ2, activation)
+
+    ratios = tree.normalise(1e9 * tree.concentrations(outputs, GZ2, activation), GZ2)[0]
+    np.testing.assert_allclose(found(outputs), ratios, rtol=1e-4)
+    slope = jax.grad(lambda outputs: found(outputs)[0, 1])(outputs)
+    assert jnp.isfinite(slope).all()
+    assert slope[0, 1] > 0.01
+    # Beyond what float32 has, too.
+    far = jnp.full((1, GZ2.size), -1e4)
+    np.testing.assert_allclose(found(far), tree.normalise(jnp.zeros_like(far), GZ2)[0], rtol=1e-5)
+    assert jnp.isfinite(jax.grad(lambda outputs: found(outputs)[0, 1])(far)).all()
+
+
 def test_wrong_width_and_unknown_activation_are_refused():
     for function in (
         functools.partial(tree.fractions, activation=RELU),

@@ -9,8 +9,8 @@ from gzjax.models.variants import VARIANTS, BlockPlan, plan
 PYTORCH = Conventions(padding="symmetric", norm_epsilon=1e-5)
 # The authors' EfficientNet-Lite was given (pixel - 127) / 128.
 LITE = Conventions(mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3)
-# Those of EfficientNetV2 that saw ImageNet-21k first saw pixels in [-1, 1].
-IMAGENET_21K = Conventions(mean=(0.5,) * 3, deviation=(0.5,) * 3)
+# Pixels in [-1, 1]: the larger networks of version 2, and those of AdvProp (timm's `_ap`).
+INCEPTION = Conventions(mean=(0.5,) * 3, deviation=(0.5,) * 3)
 _FROM_21K = tuple(f"efficientnetv2-{size}" for size in ("b3", "s", "m", "l"))
 
 IMAGENET = {
@@ -61,18 +61,23 @@ def conventions_in(framework: str, network: str) -> Conventions:
         return PYTORCH
     if VARIANTS[network].lite:
         return LITE
-    return IMAGENET_21K if network in _FROM_21K else TENSORFLOW
+    return INCEPTION if network in _FROM_21K else TENSORFLOW
 
 
-def framework_of(file: str, tensors: Collection[str]) -> str | None:
-    """What weights were trained in, by the names of their file and their tensors.
+def conventions_named(file: str, tensors: Collection[str], network: str) -> Conventions | None:
+    """What weights were trained under, by the names of their file and their tensors.
 
     Those of `efficientnet-pytorch`, known by their names, were converted from TensorFlow, as were
     those that timm calls `tf_`. None: the names do not say.
     """
+    if file.startswith("tf_efficientnet_b") and "_ap" in file:
+        return INCEPTION
+    # timm's own file, while that of the hub, which is `imagenet`, saw ImageNet-21k first.
+    if file.startswith("tf_efficientnetv2_b3-"):
+        return TENSORFLOW
     if "_conv_stem.weight" in tensors or file.startswith("tf_"):
-        return "tensorflow"
-    return "pytorch" if file.startswith("efficientnet_") else None
+        return conventions_in("tensorflow", network)
+    return PYTORCH if file.startswith("efficientnet_") else None
 
 
 def naming(network: str, tensors: Collection[str]) -> Callable[[Sequence[str]], str]:

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from gzjax.errors import UserError, one_line
 from gzjax.models import Conventions, Weights, torch_file
-from gzjax.models.efficientnet_weights import IMAGENET, conventions_in, framework_of, naming
+from gzjax.models.efficientnet_weights import IMAGENET, conventions_in, conventions_named, naming
 
 # Files of weights: safetensors', and PyTorch's.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -126,16 +126,16 @@ def conventions_of(path: Path, tensors: dict[str, np.ndarray], network: str) -> 
 
     timm writes architecture and normalisation into `config.json`; without one, the names say.
     """
-    framework = framework_of(path.name, tensors)
     about = path.with_name("config.json")
     if about.exists() and "_conv_stem.weight" not in tensors:
         return _described(about, network)
-    if framework is None:
+    found = conventions_named(path.name, tensors, network)
+    if found is None:
         raise UserError(
             f"{path}: the file does not say what its weights were trained in, nor is there a "
             "config.json beside it; set the conventions to tensorflow or pytorch"
         )
-    return conventions_in(framework, network)
+    return found
 
 
 def _described(about: Path, network: str) -> Conventions:

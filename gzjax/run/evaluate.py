@@ -255,12 +255,15 @@ def predict_split(
 
     placed = devices.on_devices(iter(read), model.placement, data.canvases)
     results = list(stream(predicted, placed))
-    # One broken image in a small split is bad luck. Each process reads its share of them.
-    if len(faults) > max(1, catalogue.MOST_LEFT_OUT * len(source) / jax.process_count()):
-        raise UserError(
-            f"{len(faults)} of {len(source)} {split} galaxies cannot be read, the last because "
-            f"{faults[-1]}; fix that, and give the same command again"
-        )
     whole = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
     real = whole["mask"] > 0
+    # Of all processes, each of which knows the faults that it met itself. One broken image in a
+    # small split is bad luck.
+    lost = len(source) - int(real.sum())
+    if lost > max(1, catalogue.MOST_LEFT_OUT * len(source)):
+        reason = faults[-1] if faults else "another process says"
+        raise UserError(
+            f"{lost} of {len(source)} {split} galaxies cannot be read, the last because {reason}; "
+            "fix that, and give the same command again"
+        )
     return {name: array[real] for name, array in whole.items()}

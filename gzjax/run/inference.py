@@ -66,7 +66,10 @@ def batches_of(
     def step(canvases: Sequence[dict[str, np.ndarray]]) -> tuple[Any, ...]:
         images = [batch["image"] for batch in canvases]
         seen = see(dict(zip(framings, images, strict=True)))
-        return canvases[0]["row"], canvases[0]["fault"], seen
+        # An image may be unreadable in one framing alone, which asks for a band that it lacks.
+        found = zip(*(batch["fault"] for batch in canvases), strict=True)
+        fault = np.array([next(filter(None, reasons), b"") for reasons in found])
+        return canvases[0]["row"], fault, seen
 
     gone = 0  # images of whole batches that cannot be opened, one batch after the other
     for row, fault, seen in stream(step, zip(*read, strict=True)):

@@ -10,11 +10,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gzjax.data import catalogue
 from gzjax.errors import UserError
 from gzjax.run.model import Training
 from gzjax.steps import Batch, TrainState
 
 Results = list[dict[str, np.ndarray]]
+
+# A batch of as many, none of which can be read, is no bad luck.
+OUTAGE = 4
 
 
 class StopRequest:
@@ -135,6 +139,15 @@ def train(
     return state
 
 
+def most_lost(galaxies: int, processes: int) -> float:
+    """How many of its share of the galaxies each of several processes may lose in an epoch.
+
+    One per cent; and what chance adds where the unreadable ones are not spread evenly.
+    """
+    share = catalogue.MOST_LEFT_OUT * galaxies / processes
+    return share if processes == 1 else share + 5 * share**0.5 + 1
+
+
 class GuardedBatches:
     """Training batches, until more images are unreadable than bad luck explains.
 
@@ -167,6 +180,15 @@ class GuardedBatches:
     def __next__(self) -> dict[str, np.ndarray]:
         before = self.batches.get_state()
         batch = next(self.batches)
+        try:
+            self._check(batch)
+        except Exception:  # a list of lost galaxies that cannot be written, too
+            with contextlib.suppress(Exception):
+                self.batches.set_state(before)
+            raise
+        return batch
+
+    def _check(self, batch: dict[str, np.ndarray]) -> None:
         if self.taken % self.batches_per_epoch == 0:
             self.of_epoch = 0
         self.taken += 1
@@ -174,13 +196,11 @@ class GuardedBatches:
         if len(gone):
             reasons = [fault.decode() for fault in batch["fault"][gone]]
             self.of_epoch += len(gone)
-            if len(gone) == len(batch["fault"]) or self.of_epoch > self.most:
-                with contextlib.suppress(Exception):
-                    self.batches.set_state(before)
+            outage = len(gone) == len(batch["fault"]) >= OUTAGE
+            if outage or self.of_epoch > self.most:
                 raise UserError(
                     f"{self.of_epoch} training galaxies could not be read in this epoch, the last "
                     f"because {reasons[-1]}. Training stopped; fix that, and the same command "
                     "resumes"
                 )
             self.lost(batch["row"][gone], reasons)
-        return batch

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from gzjax import __version__, files
-from gzjax.data import catalogue, devices
+from gzjax.data import devices
 from gzjax.errors import UserError
 from gzjax.run import build, loop, page, profile, recorder
 from gzjax.run import config as configs
@@ -141,8 +141,7 @@ class Trainer:
 
         guarded = loop.GuardedBatches(
             self.batches,
-            # Each process reads its share of them.
-            catalogue.MOST_LEFT_OUT * len(data.splits["train"]) / jax.process_count(),
+            loop.most_lost(len(data.splits["train"]), jax.process_count()),
             training.steps_per_epoch,
             taken=newest or 0,
             lost=self.lost,

@@ -66,7 +66,7 @@ def write_page(
     ]
     averages = [
         ["weights", "moving average (recipe)", shown(scores("recipe", "validation", 1))],
-        ["weights", "as after the last step", shown(scores("recipe", "validation", 1, "raw_rmse"))],
+        ["weights", "without averaging", shown(scores("recipe", "validation", 1, "raw_rmse"))],
         ["views", str(VIEWS), shown(scores("recipe", "validation", VIEWS))],
     ]
     intervals = [
@@ -114,7 +114,7 @@ def write_page(
         "answers of the test galaxies, as 40 volunteers each: as they are, and with the "
         "temperature that is fitted on validation.",
         table([["variant", "views", "as they are", "tempered", "temperature"], *intervals]),
-        curve(sizes, predictions, test["noise_floor"]),
+        curve(sizes, predictions, noise_floor([validation, test])),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -184,6 +184,13 @@ def curve(
         + table([["training galaxies", f"RMSE, {VIEWS} views"], *rows])
         + law
     )
+
+
+def noise_floor(results: Sequence[Mapping[str, Any]]) -> float:
+    """Of the galaxies of several splits together."""
+    galaxies = [result["galaxies"] for result in results]
+    squares = [result["noise_floor"] ** 2 for result in results]
+    return float(np.average(squares, weights=galaxies) ** 0.5)
 
 
 def covered(result: Mapping[str, Any]) -> dict[str, float]:
