@@ -568,7 +568,7 @@ def test_extra_galaxies_are_not_counted(world, monkeypatch, tmp_path):
 def ablate(root, *arguments):
     """The command, of 16 x 16 galaxies of the sky; the page is returned if one was written."""
     page = root / "page.md"
-    sky = ["data.kind=sky", "data.galaxies=20", "data.canvas=16"]
+    sky = ["data.kind=sky", "data.root=", "data.galaxies=20", "data.canvas=16"]
     given = ["--data", "x", "--workdir", str(root / "runs"), "--report", str(page)]
     command.main([*given, *sky, *arguments])
     return page.read_text() if page.exists() else None
@@ -584,7 +584,7 @@ def test_the_command_trains_what_is_missing_then_writes_the_page(tmp_path, start
     folders = [Path(command[command.index("--workdir") + 1]).name for command in started]
     assert folders == [f"{name}_{seed}" for seed in range(2) for name in names]
     for option in (
-        "data.root=x", "data.galaxies=20", "data.table=votes.csv", "epochs=9",
+        "data.root=", "data.galaxies=20", "data.table=votes.csv", "epochs=9",
         "model.image_size=32", "evaluate.views=16", "evaluate.every=4", "seed=0",
     ):  # fmt: skip
         assert f"--config.{option}" in started[0]
@@ -629,7 +629,14 @@ def test_shares_are_all_runs_each_once(tmp_path, started, monkeypatch):
         (["--data", "x", "--share", "2"], "--share: expected something like 2/8, found 2"),
         (["--data", "x", "--share", "a/b"], "--share: expected something like 2/8, found a/b"),
         (
-            ["--data=x", "data.kind=sky", "data.galaxies=20", "data.canvas=16", "--only=rellu"],
+            [
+                "--data=x",
+                "data.kind=sky",
+                "data.root=",
+                "data.galaxies=20",
+                "data.canvas=16",
+                "--only=rellu",
+            ],
             "--only: there is no variant rellu",
         ),
     ],

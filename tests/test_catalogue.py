@@ -6,6 +6,7 @@ import io
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from PIL import Image
@@ -13,6 +14,8 @@ from PIL import Image
 from gzjax import tree as trees
 from gzjax.data import catalogue, names
 from gzjax.errors import UserError
+from gzjax.run import predict
+from gzjax.run.prediction_columns import Wanted
 from gzjax.tree import Tree
 
 GZ2 = trees.load("gz2")
@@ -139,6 +142,34 @@ def test_commas_at_the_end_of_lines_shift_nothing(challenge, crowd):
     (challenge / TABLE).write_text("\n".join([head, *(row + "," for row in rows)]))
     galaxies = read(challenge).galaxies
     np.testing.assert_allclose(galaxies[COLUMNS], 40 * crowd, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", ["*.parquet", TABLE])
+def test_predictions_beside_votes_are_no_votes(challenge, pattern):
+    table = pd.read_csv(challenge / TABLE)
+    (challenge / TABLE).unlink()
+    table[:60].to_parquet(challenge / "votes.parquet")
+    assert len(read(challenge, table=pattern).galaxies) == 60
+    others = table[60:].assign(GalaxyID=lambda table: table["GalaxyID"].astype(str))
+    asked = others.assign(**{"bar_proportion-asked": 0.5})
+    asked.to_parquet(challenge / "predicted.parquet")  # as what was read and written by pandas
+    with pytest.raises(UserError, match=r"predicted\.parquet: what a model predicts, found beside"):
+        read(challenge, table=pattern)
+    marked = predict.published(
+        others.assign(fault=""), trees.load("gz2"), Wanted("challenge"), readable=False
+    )
+    pyarrow.parquet.write_table(marked, challenge / "predicted.parquet")
+    with pytest.raises(UserError, match=r"predicted\.parquet: what a model predicts, found beside"):
+        read(challenge, table=pattern)
+    # Whoever names a table means it.
+    assert len(read(challenge, table="predicted.parquet").galaxies) == 4
+
+
+def test_urls_are_not_trained_on(challenge):
+    (challenge / IMAGES).rename(challenge / "elsewhere")
+    rewrite(challenge, lambda table: table.assign(file="https://example.org/1.jpg"))
+    with pytest.raises(UserError, match=r"a local disk to train on, found https://example\.org/1"):
+        read(challenge)
 
 
 def test_a_parquet_table_is_read_as_a_csv_table_is(challenge, crowd):

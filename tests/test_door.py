@@ -22,7 +22,7 @@ from gzjax.data.framing import Framing
 from gzjax.data.images import ImageArrays, Unusable
 from gzjax.errors import UserError
 from gzjax.models import Conventions
-from gzjax.run import build, evaluate, exported, inference, predict
+from gzjax.run import build, evaluate, exported, inference, opened, predict
 from gzjax.run import pack as packs
 from gzjax.run import parts as in_parts
 from gzjax.run.model import Reading, digest_of
@@ -403,6 +403,20 @@ def test_several_models_are_mixed(world, models):
     np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
     more = gzjax.predict(models, world / "images", views=1, shares=(0.25, 0.75))[tiny.COLUMNS]
     np.testing.assert_allclose(more, 0.25 * each[0] + 0.75 * each[1], atol=1e-6)
+
+
+def test_the_tree_of_a_run_cannot_be_another(world, workdirs, tmp_path):
+    with pytest.raises(UserError, match=r"data\.tree: expected the tree of the run in .*desi$"):
+        gzjax.load(workdirs[0], {"data.tree": "desi"})
+    shutil.copy(world / "toy.toml", tmp_path / "moved.toml")
+    gzjax.load(workdirs[0], {"data.tree": str(tmp_path / "moved.toml")})
+
+
+def test_a_recipe_without_galaxies_is_described():
+    """As pages of predictions need its tree alone."""
+    its, framing = opened.describe_run(gzjax.recipe("gz2"), {}, None)
+    assert its.name == "gz2"
+    assert framing.crop == gzjax.recipe("gz2").data.crop
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -57,6 +57,27 @@ def file_of(path, features, ids=None):
     return path
 
 
+def test_embeddings_may_come_from_pandas(tmp_path):
+    """Filtered by another table, for example; its lists may be of any length."""
+    features = np.random.default_rng(0).normal(size=(9, 4))
+    file = file_of(tmp_path / "e.parquet", features)
+    pd.read_parquet(file).to_parquet(tmp_path / "p.parquet")
+    for read in (embeddings.raw_blocks, embeddings.blocks):
+        for own, its in zip(read(file), read(tmp_path / "p.parquet"), strict=True):
+            np.testing.assert_array_equal(own, its)
+    ids = ["7", "none", "2"]
+    np.testing.assert_array_equal(
+        embeddings.read_of(tmp_path / "p.parquet", ids), embeddings.read_of(file, ids)
+    )
+    np.testing.assert_array_equal(
+        embeddings.read_row(tmp_path / "p.parquet", 5), embeddings.read_row(file, 5)
+    )
+    ragged = pyarrow.table({"GalaxyID": ["a", "b"], "features": [[1.0, 2.0], [3.0]]})
+    pq.write_table(ragged, tmp_path / "r.parquet")
+    with pytest.raises(UserError, match=r"features: expected lists of one length, found \[2, 1\]"):
+        list(embeddings.blocks(tmp_path / "r.parquet"))
+
+
 def cosines(features):
     """float64[n, n]: by brute force, of what is on disk."""
     features = features.astype(np.float16).astype(np.float64)

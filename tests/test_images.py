@@ -290,8 +290,12 @@ def test_a_fault_is_one_line_of_ascii(error, text):
 
 
 def test_what_cannot_be_opened_is_told_from_what_is_damaged(tmp_path):
-    for file in (tmp_path / "gone.jpg", tmp_path):
+    # An empty folder is what remains of a disk that is gone.
+    for file in (tmp_path / "gone.jpg", tmp_path / "gone" / "a.jpg", tmp_path):
         assert check_image(file).startswith(images.UNREACHABLE + ": ")
+    (tmp_path / "other.txt").touch()
+    assert check_image(tmp_path / "gone.jpg") == "there is no such file"
+    assert check_image(tmp_path / "gone" / "a.jpg").startswith(images.UNREACHABLE + ": ")
 
 
 def test_files_and_arrays_are_framed_alike(tmp_path):

@@ -99,6 +99,10 @@ def test_columns_are_those_asked_for(world, model, workdir):
         model.predict(world / "images", columns="kaggle")
     with pytest.raises(UserError, match="volunteers: expected a whole number, 1 or more"):
         model.predict(world / "images", volunteers=0)
+    with pytest.raises(UserError, match="volunteers: expected none with the columns challenge"):
+        model.predict(world / "images", volunteers=10, columns="challenge")
+    same = model.predict(world / "images", volunteers=np.int64(10))
+    pd.testing.assert_frame_equal(same, few)
     with pytest.raises(UserError, match="campaigns: expected some of toy, found dr5"):
         model.predict(world / "images", campaigns=["dr5"])
     # A tree of one campaign may be named by it, though there is nothing to choose.

@@ -503,3 +503,17 @@ def test_galaxies_of_a_run_are_listed_as_they_are(tmp_path, crowd):
     ):
         listed.framed(Framing(1.0, 9))
     assert len({listed.digest, data.listed([3, 0]).digest}) == 2
+
+
+def test_columns_of_one_name_are_refused():
+    twice = pd.DataFrame([["1", "a.jpg", "c.jpg"]], columns=["GalaxyID", "file", "file"])
+    with pytest.raises(UserError, match="expected columns of different names, found file twice"):
+        list_images(twice)
+
+
+def test_ids_that_were_floats_are_refused(tmp_path):
+    for ids in (["1000.0", "1001.0"], ["5.877229817413633e+17", "J2"]):
+        table = pd.DataFrame({"objid": ids, "file": ["a.jpg", "b.jpg"]})
+        table.to_csv(tmp_path / "t.csv", index=False)
+        with pytest.raises(UserError, match=r"t\.csv: objid is a column of floating-point numbers"):
+            list_images(tmp_path / "t.csv")

@@ -219,7 +219,11 @@ def test_a_disk_that_is_gone_is_no_damaged_image(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
 
     def faults(*runs):
-        files = [str(tmp_path / f"{name}.png") for name, number in runs for _ in range(number)]
+        files = [
+            str(tmp_path / ("no-folder" * (name == "gone")) / f"{name}.png")
+            for name, number in runs
+            for _ in range(number)
+        ]
         listed = Listing([f"g{n}" for n in range(len(files))], files)
         seen = inference.batches_of(listed, [Framing(1.0, 16)], Reading(8, 1, 0), lambda _: {})
         return [fault for _, _, some in seen for fault in some]
@@ -230,6 +234,7 @@ def test_a_disk_that_is_gone_is_no_damaged_image(tmp_path):
         [("good", 12), ("gone", 35), ("good", 5)],  # three whole batches
         [("gone", 31), ("good", 1), ("gone", 30)],
         [("bad", 40)],
+        [("missing", 80), ("good", 1)],  # a field of which nothing was downloaded
     ):
         assert [not fault for fault in faults(*runs)] == [
             name == "good" for name, number in runs for _ in range(number)

@@ -8,6 +8,8 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import assume, given, settings
 
@@ -521,6 +523,52 @@ def test_floating_point_ids_in_csv_are_refused():
     table = frame_of(walk(DECALS, 3), COLUMNS).assign(id_str=["1000.0", "1001.0", "7.0"])
     with pytest.raises(UserError, match="id_str is a column of floating-point numbers such"):
         read(table)
+
+
+def test_one_rounded_id_is_enough_and_others_may_look_alike():
+    table = frame_of(walk(DECALS, 3), COLUMNS)
+    rounded = table.assign(id_str=["J1", "5.877229817413633e+17", "J3"])
+    assert "floating-point numbers such as 5.877229817413633e+17" in refused(rounded)
+    ids = ["7e45", "1e3", "2.5"]
+    assert list(read(table.assign(id_str=ids)).votes.index) == ids
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_commas_that_are_not_in_quotes_shift_nothing(tmp_path, wrong):
+    table = frame_of(walk(DECALS, 3), COLUMNS)
+    table.insert(1, "note", ["note-1", "note-2", "note-3"])
+    text = table.to_csv(index=False)
+    (tmp_path / "t.csv").write_text(text.replace(table["note"][wrong], '"a, b"'))
+    expected = tables.read(tmp_path / "t.csv", DECALS).votes
+    assert len(expected) == 3
+    (tmp_path / "t.csv").write_text(text.replace(table["note"][wrong], "a, b"))
+    said = "row 1 has more cells than the header" if wrong == 0 else "Expected .* in line 3, saw"
+    with pytest.raises(UserError, match=f"t.csv: not readable as a table: .*{said}"):
+        tables.read(tmp_path / "t.csv", DECALS)
+
+
+def test_percentages_are_refused():
+    cumulative = walk(DECALS, 30) / 40
+    table = frame_of(100 * cumulative + 0.0, COLUMNS)
+    assert "found what looks like percentages" in refused(table)
+    # Weights may be of any sum, and counts of 100 volunteers are whole.
+    counts = np.rint(walk(DECALS, 30, volunteers=100))
+    assert "counts of" in read(frame_of(counts, COLUMNS)).about
+    weights = walk(DECALS, 30) * 0.9
+    assert read(frame_of(weights, COLUMNS)).votes.shape == (30, DECALS.size)
+
+
+def test_text_of_every_type_of_arrow_is_a_column_of_files(tmp_path):
+    table = frame_of(walk(DECALS, 2), COLUMNS).assign(file_loc=["a.jpg", "b.jpg"])
+    for kind in (pa.string(), pa.large_string(), pa.string_view()):
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        place = arrow.schema.get_field_index("file_loc")
+        column = pa.array(["a.jpg", "b.jpg"], kind)
+        pyarrow.parquet.write_table(
+            arrow.set_column(place, "file_loc", column), tmp_path / "t.parquet"
+        )
+        files = tables.read(tmp_path / "t.parquet", DECALS).files
+        assert files == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

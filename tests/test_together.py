@@ -310,7 +310,9 @@ def test_wrong_catalogues_are_named(world, catalogues, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"data__kind": "sky", "data__root": "A"}, "root: expected none beside the sky"),
         ({"data__kind": "sky", "data__extra": "B"}, "extra: expected none beside the sky"),
+        ({"data__root": "B", "data__catalogues": ({"root": "a"},)}, "root: expected none beside"),
         ({"data__kind": "sky", "data__catalogues": ({"root": "a"},)}, "catalogues: expected none"),
         ({"data__extra": "B", "data__catalogues": ({"root": "a"},)}, "extra: expected none beside"),
     ],

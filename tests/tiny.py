@@ -92,9 +92,10 @@ def config(root: Path, **options):
         "evaluate.batch_size": 8,
         "log.every": 1,
     }
-    made.update_from_flattened_dict(
-        settings | {k.replace("__", "."): v for k, v in options.items()}
-    )
+    changed = {k.replace("__", "."): v for k, v in options.items()}
+    if changed.get("data.kind") == "sky" or changed.get("data.catalogues"):
+        settings["data.root"] = ""
+    made.update_from_flattened_dict(settings | changed)
     return made
 
 

@@ -26,7 +26,7 @@ from gzjax.data.images import Unusable, check_image, fault_text
 from gzjax.data.names import by_galaxy
 from gzjax.data.parquet import NO_IMAGE, Cells, ParquetImages
 from gzjax.data.paths import Encoded, find_files, name_of, path_of
-from gzjax.data.rows import any_there, column_names, cutouts_advice
+from gzjax.data.rows import any_there, column_names, cutouts_advice, is_prediction
 from gzjax.data.tables import LEFT_OUT_COLUMNS, MOST_LEFT_OUT
 from gzjax.errors import UserError
 from gzjax.tree import Tree
@@ -111,6 +111,11 @@ def read_catalogue(
         embedded = found.embedded
         files, missing = by_galaxy(ids, embedded.names, root), []
     else:
+        if url := next((file for file in found.files or () if "://" in file), None):
+            raise UserError(
+                f"{paths[0]}: expected files on a local disk to train on, found {url}; download "
+                "the images, or predict them where they are"
+            )
         nowhere = not any(folder.is_dir() for folder in folders)
         if nowhere and found.files is not None:
             raise UserError(
@@ -155,15 +160,26 @@ def _find_tables(root: Path, table: str, images: str) -> tuple[list[Path], list[
     if not (root / table).exists():
         matches = [root / name for name in sorted(glob.glob(table, root_dir=root, recursive=True))]
         if matches:
-            return matches, [root / images]
+            return _of_people(matches), [root / images]
         if table == CHALLENGE_TABLE:
             if students := sorted(root.glob("Class1.*.csv")):
                 return students, [path.with_suffix("") for path in students]
             levels = (sorted(root.glob(f"{depth}*.parquet")) for depth in ("", "*/", "*/*/"))
             shards = [path for level in levels for path in level]
             if shards := [path for path in shards if not _is_hidden(path.relative_to(root))]:
-                return shards, [root / images]
+                return _of_people(shards), [root / images]
     return [root / table], [root / images]
+
+
+def _of_people(paths: list[Path]) -> list[Path]:
+    """The same tables, none of which was named, and none of which is a model's predictions."""
+    for path in paths:
+        if is_prediction(path):
+            raise UserError(
+                f"{path}: what a model predicts, found beside the volunteers' votes; move it to "
+                "another folder, or name the table of the votes (data.table)"
+            )
+    return paths
 
 
 def _is_hidden(path: Path) -> bool:

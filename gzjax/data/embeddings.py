@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float16, Float32, Int64, Shaped
 
@@ -68,15 +69,17 @@ def read_of(file: Path, ids: Sequence[str]) -> Shaped[np.ndarray, "galaxies feat
     """The features of some galaxies, float16 in their order; NaN of those that have none."""
     places = {name: place for place, name in enumerate(ids)}
     with _opened(file) as opened:
-        size = opened.schema_arrow.field("features").type.list_size
-        features = np.full((len(ids), size), np.nan, np.float16)
+        features = None
         for batch in opened.iter_batches(BLOCK, columns=["GalaxyID", "features"]):
+            own = _array(batch.column("features"))
+            if features is None:
+                features = np.full((len(ids), own.shape[1]), np.nan, np.float16)
             names = map(str, batch.column("GalaxyID").to_pylist())
             found = [(row, places[name]) for row, name in enumerate(names) if name in places]
             if found:
                 rows, where = zip(*found, strict=True)
-                features[list(where)] = _array(batch.column("features"))[list(rows)]
-    return features
+                features[list(where)] = own[list(rows)]
+    return np.zeros((len(ids), 0), np.float16) if features is None else features
 
 
 def raw_blocks(file: Path) -> Iterator[Shaped[np.ndarray, "block features"]]:
@@ -91,9 +94,14 @@ def blocks(file: Path) -> Iterator[Float32[np.ndarray, "block features"]]:
     return map(unit, raw_blocks(file))
 
 
-def _array(lists: pa.FixedSizeListArray) -> Shaped[np.ndarray, "galaxies features"]:
+def _array(lists: pa.Array) -> Shaped[np.ndarray, "galaxies features"]:
     flat = lists.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(-1, lists.type.list_size)
+    if pa.types.is_fixed_size_list(lists.type):
+        return flat.reshape(-1, lists.type.list_size)
+    sizes = pc.list_value_length(lists).unique().to_pylist()  # pandas writes lists of any
+    if len(sizes) > 1 or None in sizes:
+        raise UserError(f"features: expected lists of one length, found {sizes[:5]}")
+    return flat.reshape(-1, *sizes)
 
 
 def unit(
@@ -153,7 +161,8 @@ def _opened(file: Path) -> pq.ParquetFile:
         raise UserError(f"{file}: not readable as embeddings: {one_line(error)}") from None
     schema = opened.schema_arrow
     kind = schema.field("features").type if "features" in schema.names else pa.null()
-    if "GalaxyID" not in schema.names or not pa.types.is_fixed_size_list(kind):
+    tests = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    if "GalaxyID" not in schema.names or not any(test(kind) for test in tests):
         raise UserError(
             f"{file}: expected the columns GalaxyID and features, lists of one length, found "
             f"{one_line(', '.join(schema.names[:8]))}"

@@ -16,6 +16,7 @@ from gzjax.data.paths import name_of
 from gzjax.data.rows import (
     FILE_COLUMNS,
     ID_COLUMNS,
+    check_no_floats,
     column_names,
     cutouts_advice,
     files_in,
@@ -69,6 +70,7 @@ def of_tables(
             ids = names.strings([name_of(file) for file in files.to_pylist()], where)
         else:
             ids = _strings(table[of_galaxies], row, str, Integral)
+            check_no_floats(ids, f"{where}: {of_galaxies}")
         yield ids, files
         first += len(table)
 

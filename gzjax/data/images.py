@@ -119,11 +119,22 @@ def check_image(
 def fault_text(error: Exception) -> str:
     """Why an image cannot be used: one line of printable ASCII, at most `LONGEST_FAULT` long."""
     text = one_line(error)
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, FileNotFoundError) and _is_alone(error.filename):
+        text = "there is no such file"
+    elif isinstance(error, OSError) and error.strerror:
         text = f"{UNREACHABLE}: {error.strerror}"
     elif not isinstance(error, Unusable):
         text = f"not readable as an image: {text}"
     return text.encode("ascii", "backslashreplace")[:LONGEST_FAULT].decode()
+
+
+def _is_alone(file: Any) -> bool:
+    """Whether a file is missing from a folder that others are in: the disk is there."""
+    try:
+        with os.scandir(os.path.dirname(os.fspath(file)) or ".") as entries:
+            return next(entries, None) is not None
+    except (OSError, TypeError):
+        return False
 
 
 def refuse_pipe(file: Encoded) -> None:

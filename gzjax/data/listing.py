@@ -155,6 +155,8 @@ def list_images(what: Any) -> Listing:
     elif isinstance(what, str | os.PathLike):
         listing = _of_path(os.fspath(what))
     elif isinstance(what, pd.DataFrame):
+        if twice := list(map(str, what.columns[what.columns.duplicated()])):
+            raise UserError(f"images: expected columns of different names, found {twice[0]} twice")
         name = what.index.name
         known = name is not None and first_of(ID_COLUMNS, [str(name)]) and name not in what.columns
         listing = _of_tables([what.reset_index() if known else what])

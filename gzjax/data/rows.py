@@ -3,8 +3,7 @@
 import contextlib
 import itertools
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 from jaxtyping import Float64
 
@@ -27,8 +27,11 @@ ID_COLUMNS = (
 FILE_COLUMNS = ("file_loc", "file", "path", "filename", "image_path", "image")
 TABLES = (".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".parquet")
 
+_LINES = 2**16  # of CSV tables, whose unwanted columns are in memory at a time
 # An empty cell; in other columns a galaxy may be called NA.
 _EMPTY = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
+# In the metadata of a Parquet table of predictions.
+PREDICTED = b"gzjax.predictions"
 _ROUNDING = 1e-6  # by which fractions may leave [0, 1]
 
 
@@ -108,17 +111,15 @@ class Rows:
         if column is None:
             return None
         names = zip(folders, column.fillna("").tolist(), strict=True)
-        return [os.path.join(folder, name) if name else "" for folder, name in names]
+        return [
+            os.path.join(folder, name) if name and "://" not in name else name
+            for folder, name in names
+        ]
 
     def _ids(self, column: str | None, header: Sequence[str]) -> list[str]:
         if column is not None:
             name, ids = column, texts(self.table[column], self.where, str, Integral)
-            if all(re.fullmatch(r"\d+\.0*", each) for each in ids):
-                raise UserError(
-                    f"{self.paths[0]}: {column} is a column of floating-point numbers such as "
-                    f"{ids[0]}, which no other table may write alike; expected text or whole "
-                    "numbers"
-                )
+            check_no_floats(pa.array(ids), f"{self.paths[0]}: {column}")
         else:
             name, paths = "the image's path", self.files
             if paths is None and self.embedded is not None:
@@ -179,6 +180,18 @@ def column_names(path: Path) -> list[str]:
         return list(map(str, pd.read_csv(path, nrows=0, index_col=False).columns))
 
 
+def is_prediction(path: Path) -> bool:
+    """Whether a Parquet table says that a model predicted it; other tables cannot say."""
+    if not _is_parquet(path):
+        return False
+    with _readable(path):
+        schema = pyarrow.parquet.read_schema(path)
+    # The columns, since pandas drops the mark.
+    return PREDICTED in (schema.metadata or {}) or any(
+        name.endswith(("_90pc-lower", "_proportion-asked")) for name in schema.names
+    )
+
+
 def number_of_rows(path: Path) -> int:
     """How many rows a Parquet table has.
 
@@ -203,8 +216,7 @@ def read_columns(path: Path, wanted: Sequence[str], **options: Any) -> pd.DataFr
             there = [name for name in file.schema_arrow.names if name in wanted]
             table = _plain(file.read(columns=there).select(there))
             return table.reindex(range(file.metadata.num_rows))  # also of no column
-        # A comma at the end of each line would shift the columns.
-        return pd.read_csv(path, usecols=lambda name: name in wanted, index_col=False, **options)
+        return pd.concat(list(_csv_chunks(path, wanted, _LINES, options)))
 
 
 def read_chunks(
@@ -213,13 +225,7 @@ def read_chunks(
     """What `read_columns` gives, this many rows at a time; at least one piece, be it empty."""
     with _readable(path):
         if not _is_parquet(path):
-            yield from pd.read_csv(
-                path,
-                usecols=lambda name: name in wanted,
-                index_col=False,
-                chunksize=rows,
-                **options,
-            )
+            yield from _csv_chunks(path, wanted, rows, options)
             return
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
             there = [name for name in file.schema_arrow.names if name in wanted]
@@ -229,6 +235,32 @@ def read_chunks(
             pieces = (pa.Table.from_batches([batch]).select(there) for batch in batches)
             for piece in itertools.chain(empty, pieces):
                 yield _plain(piece)
+
+
+def _csv_chunks(
+    path: Path, wanted: Sequence[str], rows: int, options: Mapping[str, Any]
+) -> Iterator[pd.DataFrame]:
+    # Of lines that have more cells than the header, as after a comma that is not in quotes, pandas
+    # refuses those that are longer than the first one, and shifts nothing with `index_col`.
+    header = column_names(path)
+    more = [f"\0{n}" for n in range(_width(path) - len(header))]
+    layout = {"header": 0, "names": [*header, *more]} if more else {}
+    options = {**options, **layout, "index_col": False}
+    for chunk in pd.read_csv(path, chunksize=rows, **options):
+        wrong = (chunk[more].notna() & (chunk[more] != "")).any(axis=1)
+        if wrong.any():  # else a comma at the end of each line
+            raise ValueError(
+                f"row {chunk.index[wrong][0] + 1} has more cells than the header; one with a comma "
+                "has to be in quotes"
+            )
+        yield chunk[[name for name in header if name in wanted]]
+
+
+def _width(path: Path) -> int:
+    """How many cells the first line below the header has."""
+    with contextlib.suppress(pd.errors.EmptyDataError):
+        return pd.read_csv(path, header=None, skiprows=1, nrows=1, dtype=str).shape[1]
+    return 0
 
 
 def _plain(table: pa.Table) -> pd.DataFrame:
@@ -324,10 +356,25 @@ def texts(column: pd.Series, where: Callable[[int], str], *kinds: type) -> list[
     return list(map(str, values))
 
 
+def check_no_floats(ids: pa.Array, where: str) -> None:
+    """Raises a UserError for GalaxyIDs that have been floating-point numbers: digits are lost."""
+    if not len(ids):
+        return
+    whole = pc.all(pc.match_substring_regex(ids, r"^\d+\.0*$")).as_py()
+    rounded = pc.match_substring_regex(ids, r"^\d(\.\d+)?[eE]\+\d+$")
+    if whole or pc.any(rounded).as_py():
+        found = ids[0] if whole else ids.filter(rounded)[0]
+        raise UserError(
+            f"{where} is a column of floating-point numbers such as {found}, which no other table "
+            "may write alike; expected text or whole numbers"
+        )
+
+
 def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
 
 
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in tests)

@@ -81,6 +81,11 @@ def read(
     values = rows.numbers(columns.answers, 1 if kind in tally.FRACTIONS else np.inf)
     if columns.bare and tally.looks_cumulative(values):
         kind, values = "cumulative", rows.numbers(columns.answers, 1)
+    if columns.bare and kind == "counts" and tally.look_like_percentages(values, tree):
+        raise UserError(
+            f"{paths[0]}: expected votes or fractions, found what looks like percentages, as the "
+            "answers of every galaxy sum to 100; divide them by 100"
+        )
     counted = rows.numbers(columns.totals.values(), np.inf)
     totals = dict(zip(columns.totals, counted.T, strict=True))
     there = columns.there(tree)

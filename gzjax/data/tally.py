@@ -55,6 +55,15 @@ def looks_cumulative(values: Float[np.ndarray, "galaxies answers"]) -> bool:
     return not whole and bool(small.mean() > 0.5)
 
 
+def look_like_percentages(values: Float[np.ndarray, "galaxies answers"], tree: Tree) -> bool:
+    """Whether numbers without a name are per cent: not all whole, of 100 for each galaxy."""
+    known = values[~np.isnan(values)]
+    always = [position for position, each in enumerate(tree.questions) if not each.gates]
+    sums = _sums(values, tree)[:, always].max(axis=1)
+    near = np.abs(sums[~np.isnan(sums)] - 100) <= 100 * GATE_TOLERANCE
+    return bool((known != np.rint(known)).any() and len(near) and near.mean() > 0.9)
+
+
 def to_votes(
     values: Float[np.ndarray, "galaxies answers"],
     tree: Tree,

@@ -138,13 +138,17 @@ class DataSettings(Settings):
             )
         if self.kind == "pack" and not self.root and not self.catalogues:
             raise UserError("root: expected the folder of a pack, as --mode pack makes one")
-        for name in ("extra", "catalogues"):
+        for name in ("root", "extra", "catalogues"):
             if getattr(self, name) and self.kind == "sky":
                 raise UserError(
-                    f"{name}: expected none beside the sky, found {getattr(self, name)!r}"
+                    f"{name}: expected none beside the sky (data.kind), found "
+                    f"{getattr(self, name)!r}; --config gz2, and others, train on real galaxies"
                 )
-        if self.extra and self.catalogues:
-            raise UserError(f"extra: expected none beside catalogues, found {self.extra!r}")
+        for name in ("root", "extra"):
+            if getattr(self, name) and self.catalogues:
+                raise UserError(
+                    f"{name}: expected none beside catalogues, found {getattr(self, name)!r}"
+                )
         self.listed()  # which checks them
 
     def listed(self) -> list[CatalogueSettings]:

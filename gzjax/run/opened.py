@@ -101,6 +101,9 @@ def describe_run(
       UserError: a fault in the options, or no run in the workdir.
     """
     if workdir is None:
+        config = config.copy_and_resolve_references()
+        if config.data.kind != "sky" and not config.data.catalogues:
+            config.data.root = config.data.root or "."  # where nothing is read
         options = configs.typed(config)
         return galaxies.load_tree(options.data), galaxies.framing_of(options)
     about = exported.open_best(workdir).about
@@ -121,4 +124,13 @@ def options_of(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"--config: {one_line(error)}") from None
     configs.check_same_run(about["config"], config, workdir, resumes=False)
-    return configs.typed(config)
+    options = configs.typed(config)
+    # Its file may have moved.
+    if "data.tree" in (overrides or {}) and galaxies.load_tree(options.data) != Tree.from_dict(
+        about["tree"]
+    ):
+        raise UserError(
+            f"--config.data.tree: expected the tree of the run in {workdir}, found "
+            f"{options.data.tree}"
+        )
+    return options

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from gzjax import describe, ensemble
+from gzjax import __version__, describe, ensemble
 from gzjax.data import listing
 from gzjax.data.framing import Framing
 from gzjax.data.listing import Listing
+from gzjax.data.rows import PREDICTED
 from gzjax.errors import UserError
 from gzjax.posterior import Posterior
 from gzjax.run import inference
@@ -222,7 +223,8 @@ def published(table: pd.DataFrame, tree: Tree, wanted: Wanted, readable: bool) -
     table = table.drop(columns=unwanted(tree, wanted))
     # All others are words, though a part may have none.
     schema = pyarrow.schema(
-        (name, pyarrow.float32() if name in numbers else pyarrow.string()) for name in table
+        [(name, pyarrow.float32() if name in numbers else pyarrow.string()) for name in table],
+        {PREDICTED: __version__.encode()},
     )
     return pyarrow.Table.from_pandas(table, schema, preserve_index=False)
 

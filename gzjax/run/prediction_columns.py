@@ -1,6 +1,7 @@
 """The columns of predictions: the challenge's, and those that surveys publish."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Wanted(NamedTuple):
         if self.columns not in ("", *COLUMNS):
             expected = f"expected one of {', '.join(COLUMNS)}"
             raise UserError(f"columns: {expected}, found {self.columns!r}")
-        counts = isinstance(self.volunteers, int) and self.volunteers > 0
+        counts = isinstance(self.volunteers, Integral) and self.volunteers > 0
         if self.volunteers is not None and not (counts and has_intervals):
             expected = (
                 "a whole number, 1 or more"
@@ -58,6 +59,12 @@ class Wanted(NamedTuple):
                 else "a model with the loss term dirichlet"
             )
             raise UserError(f"volunteers: expected {expected}, found {self.volunteers}")
+        columns = self.columns or ("both" if has_intervals else "challenge")
+        if self.volunteers is not None and columns == "challenge":
+            raise UserError(
+                "volunteers: expected none with the columns challenge, which have no intervals, "
+                f"found {self.volunteers}"
+            )
         tree, campaigns = models[0].tree, self.campaigns
         if "+" not in tree.name:  # of one campaign
             own = (tree.name, tree.suffix.removeprefix("-"))
@@ -68,8 +75,8 @@ class Wanted(NamedTuple):
             wrong = [c for c in campaigns if not any(name.endswith(f"-{c}") for name in ends)]
         if wrong:
             raise UserError(f"campaigns: expected some of {tree.name}, found {', '.join(wrong)}")
-        columns = self.columns or ("both" if has_intervals else "challenge")
-        return self._replace(columns=columns, campaigns=campaigns)
+        volunteers = self.volunteers if self.volunteers is None else int(self.volunteers)
+        return self._replace(columns=columns, volunteers=volunteers, campaigns=campaigns)
 
     def takes(self, question: Question) -> bool:
         """Whether a question is of the campaigns."""
