@@ -50,6 +50,14 @@ def rows_of(some):
     return np.concatenate([batch["row"] for batch in some])
 
 
+def test_catalogues_are_shuffled_each_in_an_order_of_its_own(galaxies):
+    both = Source(galaxies.images, np.arange(40), galaxies.votes, parts=((20, 1.0), (40, 2.0)))
+    rows = rows_of(take(training_batches(both, 8, 0), 8))
+    first, second = rows[rows < 20][:20], rows[rows >= 20][:20] - 20
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first.tolist() != second.tolist()
+
+
 def test_records_belong_together(galaxies):
     for batch in take(training_batches(galaxies, 8, 0), 12):
         assert {name: (array.dtype, array.shape) for name, array in batch.items()} == {

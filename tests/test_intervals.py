@@ -263,6 +263,11 @@ def test_coverage_of_an_ensemble_is_that_of_what_it_predicts(world, model, workd
     assert result["intervals"]["temperatures"] == [model.temperature(3), 4.0]
     for level, share in expected["levels"].items():
         assert result["intervals"]["tempered"]["levels"][level] == pytest.approx(share)
+    # On validation one temperature is fitted, to all.
+    result = gzjax.evaluate(members, [data, data], "validation", views=3)
+    one, same = result["intervals"]["temperatures"]
+    assert one == same
+    assert result["intervals"]["tempered"] != result["intervals"]["plain"]
 
 
 def test_unknown_questions_train_and_are_scored_by_what_is_known(world, tmp_path):

@@ -235,6 +235,18 @@ def test_gradients_are_finite_where_nothing_is_asked_or_answered(gz2, activation
     assert (np.asarray(gradient)[3] == 0).all()
 
 
+@pytest.mark.parametrize("activation", tree.CONCENTRATED)
+@pytest.mark.parametrize("far", [-1000.0, -100.0, 100.0, 1000.0])
+def test_the_likelihood_of_far_outputs_is_finite(gz2, batch, activation, far):
+    outputs = batch[0].at[:2].set(far).at[2:, ::2].add(far)
+    settings = Objective(activation=activation, terms=("dirichlet",))
+    (loss, _), gradient = jax.value_and_grad(
+        functools.partial(losses.objective, settings, gz2), has_aux=True
+    )(outputs, 40 * batch[1], jnp.ones_like(batch[2]), losses.init_means(("dirichlet",)))
+    assert np.isfinite(loss)
+    assert np.isfinite(gradient).all()
+
+
 def test_a_batch_without_a_galaxy_has_loss_zero_and_no_gradient(gz2, batch):
     outputs, observed, mask = batch
     function = functools.partial(losses.objective, Objective(), gz2)
