@@ -1,5 +1,6 @@
 """Embeddings: written in parts, compared exactly, and worth comparing."""
 
+import dataclasses
 import json
 import shutil
 
@@ -78,6 +79,16 @@ def test_embeddings_may_come_from_pandas(tmp_path):
         list(embeddings.blocks(tmp_path / "r.parquet"))
 
 
+def test_features_that_are_no_numbers_are_named(tmp_path):
+    """As `model.embed` gives of an image that cannot be read."""
+    features = np.ones((9, 4))
+    features[6, 1] = np.nan
+    file = file_of(tmp_path / "e.parquet", features)
+    for compare in (lambda: embed.anomalies(file, 2), lambda: embed.similar("0", file, 3)):
+        with pytest.raises(UserError, match=r"e\.parquet: row 7: expected features, found NaN"):
+            compare()
+
+
 def cosines(features):
     """float64[n, n]: by brute force, of what is on disk."""
     features = features.astype(np.float16).astype(np.float64)
@@ -138,7 +149,9 @@ def test_a_notebook_gets_what_the_file_holds(world, model, written):
     assert str(table.schema.field("features").type.value_type) == "halffloat"
     assert table["GalaxyID"].to_pylist() == found.ids
     np.testing.assert_array_equal(np.array(table["features"].to_pylist()), found.features)
-    assert json.loads(table.schema.metadata[b"gzjax"]) == {"network": model.identity, "views": 4}
+    assert json.loads(table.schema.metadata[b"gzjax"]) == {
+        "network": model.identity, "views": 4, "framing": str(model.framing)
+    }  # fmt: skip
     one = model.embed(world / "images", views=1)
     assert (one.features != found.features).any()
     assert pq.read_metadata(written).num_row_groups == 3
@@ -316,6 +329,10 @@ def test_an_image_finds_its_galaxy(world, model, written, tmp_path):
     for one, said in ((None, "found none"), (other, "found runs/other, another one")):
         with pytest.raises(UserError, match=f"expected the run that .*e.parquet is of, {said}"):
             embed.similar(str(tmp_path / "new.png"), written, 3, one)
+    fits = model.framing.fits
+    other = model._replace(framing=model.framing._replace(fits=dataclasses.replace(fits, low=9.0)))
+    with pytest.raises(UserError, match=r"query: expected the options fits\.\* with wh"):
+        embed.similar(str(tmp_path / "new.png"), written, 3, other)
 
 
 def test_mistakes_are_said_in_one_line(written, tmp_path):

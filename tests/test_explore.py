@@ -90,6 +90,18 @@ def test_what_nobody_is_asked_nobody_answers(tmp_path):
     for suffix in (".csv", ".parquet"):
         found = predictions.read(save(table, tmp_path / f"p{suffix}"), TREES, 100)
         np.testing.assert_allclose(found.cumulative, given, atol=2e-6)
+    # So may one that is merely too small to divide by.
+    few = given[:1].copy()
+    few[0, :2] = 1 - 7e-7 - few[0, 2], 7e-7
+    for question in of.by_depth:
+        if question.gates and question.number != 7:
+            asked = few[:, list(question.gates)].sum(axis=1)
+            few[:, question.columns] = asked / len(question.answers)
+    table = table_of(of, Predicted(few, None, [""]), "survey")
+    assert table.isna().to_numpy().any()
+    for suffix in (".csv", ".parquet"):
+        found = predictions.read(save(table, tmp_path / f"few{suffix}"), TREES, 100)
+        np.testing.assert_allclose(found.cumulative, few, atol=4e-6)
     bar = of.questions[2]  # of which a table may say nothing at all
     lacking = table.drop(columns=[name for name in table if name.startswith(bar.name)])
     found = predictions.read(save(lacking, tmp_path / "lacking.csv"), TREES, 100)

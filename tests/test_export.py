@@ -371,7 +371,7 @@ def test_without_jax2onnx_the_rest_is_written_and_it_is_said(
     assert "onnx" not in text
     del best.about["label"]  # as of runs before it was recorded
     for kind, synthetic in (("sky", True), ("folder", False)):
-        best.about["config"]["data"]["kind"] = kind
+        best.about["config"]["data"] |= {"kind": kind, "root": "" if synthetic else "galaxies"}
         model = opened.load(tmp_path, alone=True)
         assert ("**Synthetic:**" in export.card(model, 1, [], False)) == synthetic
     program = (tmp_path / "e" / "predict.stablehlo").read_bytes()

@@ -306,6 +306,18 @@ def test_a_failed_installation_ends_in_one_line_and_is_tried_again(machine):
     assert run(machine, GZJAX_JAX="cpu") == [INSTALL, RUN]
 
 
+def test_names_with_spaces_and_a_path_to_search_folders_in_do_no_harm(machine):
+    named = shutil.copytree(machine / "bin", machine / "my python") / "python3"
+    for name in ("python", "python3", "python3.11", "python3.12", "python3.13", "python3.14"):
+        stand_in(machine / "bin", name, "exit 1")
+    done = call(
+        machine, "launch/run", "--config", "sky", cwd=machine / "repo",
+        GZJAX_JAX="cpu", GZJAX_PYTHON=str(named), CDPATH=f".:{machine}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert RUN in done.stdout
+
+
 @pytest.mark.parametrize(
     "variables", [{"GZJAX_PYTHON": "/nowhere/python"}, {"PYTHON_VERSION": "3.10.14"}]
 )

@@ -105,7 +105,7 @@ def test_what_cannot_be_fetched_is_a_fault_of_its_row(memory, monkeypatch):
     for url in (f"{memory}/gone.jpg", f"{memory}/gone.fits[2]"):
         with pytest.raises(OSError, match="No such file") as raised:
             read_image(url, Framing())
-        assert fault_text(raised.value) == "cannot be opened: No such file"
+        assert fault_text(raised.value) == "there is no such file"
 
     def refused(self, path, **_):
         raise RuntimeError("403, Forbidden")

@@ -83,10 +83,23 @@ def read_of(file: Path, ids: Sequence[str]) -> Shaped[np.ndarray, "galaxies feat
 
 
 def raw_blocks(file: Path) -> Iterator[Shaped[np.ndarray, "block features"]]:
-    """All features in order, as they are."""
+    """All features in order, as they are.
+
+    Raises:
+      UserError: some are not finite.
+    """
     with _opened(file) as opened:
+        first = 0
         for batch in opened.iter_batches(BLOCK, columns=["features"]):
-            yield _array(batch.column(0))
+            block = _array(batch.column(0))
+            wrong = ~np.isfinite(block).all(axis=1)
+            if wrong.any():  # as `model.embed` gives of an image that cannot be read
+                raise UserError(
+                    f"{file}: row {first + int(wrong.argmax()) + 1}: expected features, found NaN "
+                    "or infinity; leave galaxies without an image out"
+                )
+            yield block
+            first += len(block)
 
 
 def blocks(file: Path) -> Iterator[Float32[np.ndarray, "block features"]]:

@@ -131,6 +131,8 @@ def fault_text(error: Exception) -> str:
 def _is_alone(file: Any) -> bool:
     """Whether a file is missing from a folder that others are in: the disk is there."""
     try:
+        if remote.is_remote(os.fspath(file)):  # whose server has said so
+            return True
         with os.scandir(os.path.dirname(os.fspath(file)) or ".") as entries:
             return next(entries, None) is not None
     except (OSError, TypeError):

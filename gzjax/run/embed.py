@@ -80,8 +80,8 @@ def embed_to_file(
     views = model.views_or(views)
     listed = listing.list_images(images)
     report.say(f"{len(listed.ids)} images, {views} view{'s' * (views != 1)} each")
-    about = {"network": model.identity, "views": views}
-    job = {"images": listed.digest, "framing": str(model.framing), **about}
+    about = {"network": model.identity, "views": views, "framing": str(model.framing)}
+    job = {"images": listed.digest, **about}
     in_parts.write_in_parts(
         Parts(output, job, len(listed.ids), size, share),
         [model],
@@ -153,6 +153,10 @@ def similar(
             other = "none" if model is None else f"{model.name}, another one"
             raise UserError(
                 f"query: to embed {query}, expected the run that {embeddings} is of, found {other}"
+            )
+        if about.get("framing", str(model.framing)) != str(model.framing):
+            raise UserError(
+                f"query: expected the options fits.* with which {embeddings} was made, found others"
             )
         seen = embed(model, [os.path.expanduser(query)], about["views"])
         if seen.faults[0]:

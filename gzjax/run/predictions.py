@@ -17,9 +17,10 @@ from jaxtyping import Float32
 from gzjax.data.rows import ID_COLUMNS, column_names, first_of
 from gzjax.errors import UserError, one_line
 from gzjax.run.prediction_columns import KINDS, asked_columns
-from gzjax.tree import Tree
+from gzjax.tree import EPSILON, Tree
 
 BATCH = 16384  # rows read at a time
+NOBODY = EPSILON + 1e-6  # of whom the fractions are blank, also after rounding to six digits
 _ROUNDING = 1e-4  # by which fractions may leave [0, 1]
 
 Answers = Float32[np.ndarray, "galaxies answers"]
@@ -200,7 +201,7 @@ def _fractions(
         reached = asked[:, place, None]
         product = conditional[:, own] * reached
         if place in there:  # of a question that nobody is asked the fractions are blank
-            product = np.where(reached == 0, 0, product)
+            product = np.where(np.isnan(product) & (reached <= NOBODY), 0, product)
         cumulative[:, own] = np.where(np.isnan(cumulative[:, own]), product, cumulative[:, own])
         with np.errstate(divide="ignore", invalid="ignore"):
             share = cumulative[:, own] / cumulative[:, own].sum(axis=1, keepdims=True)

@@ -74,9 +74,9 @@ function apply() {
       const found = data.cumulative[row * ANSWERS + Number(by)];
       return found > ONE ? -1 : found; // what is not known comes last
     };
-    fitting.sort((a, b) => value(b) - value(a) || a - b);
-  }
-  if ($("reverse").checked) fitting.reverse();
+    const sign = $("reverse").checked ? -1 : 1;
+    fitting.sort((a, b) => (value(a) < 0) - (value(b) < 0) || sign * (value(b) - value(a)) || a - b);
+  } else if ($("reverse").checked) fitting.reverse();
   state.rows = Uint32Array.from(fitting);
   state.page = 0;
   gallery();
