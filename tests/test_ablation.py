@@ -77,6 +77,15 @@ def test_the_law_is_found_above_the_floor():
     assert high == pytest.approx(value)
 
 
+@pytest.mark.parametrize(("floor", "a", "b"), [(0.08, 2.0, 0.6), (0.03, 0.5, 0.3)])
+def test_a_floor_is_fitted(floor, a, b):
+    points = [(n, np.hypot(floor, a * n**-b)) for n in (500, 1000, 2000, 4000) for _ in range(2)]
+    assert law.fit_with_floor(points) == pytest.approx((floor, a, b), rel=0.02)
+    # Of a straight line there is none.
+    line = [(n, 0.5 * n**-0.2) for n in (500, 1000, 2000, 4000)]
+    assert law.fit_with_floor(line) == pytest.approx((0, 0.5, 0.2), abs=0.005)
+
+
 def test_the_interval_of_a_forecast_holds_the_truth_as_often_as_it_says():
     generator = np.random.default_rng(0)
     truth = float(np.hypot(0.04, 0.3 * 50_000**-0.12))
@@ -224,6 +233,14 @@ def test_the_page_says_what_was_found(tmp_path):
     a, b = law.fit_law(points, floor)
     assert value == pytest.approx(np.hypot(floor, a * 55_420**-b), abs=1e-4)
     assert f"({a:.3f} n^-{b:.3f})^2" in page
+    without = law.fit_law(points[1:], floor)
+    expected = np.hypot(floor, without[0] * 55_420 ** -without[1])
+    (found,) = re.findall(r"Without the 500, it gives (\S+) \[", page)
+    assert float(found) == pytest.approx(expected, abs=2e-4)
+    own, a, b = law.fit_with_floor(points)
+    (found,) = re.findall(r"fitted, too, (\S+), it gives (\S+)\. If", page)
+    assert float(found[0]) == pytest.approx(own, abs=1e-3)
+    assert float(found[1]) == pytest.approx(np.hypot(own, a * 55_420**-b), abs=1e-3)
     assert "an extrapolation by a factor of 14" in page
     assert "0.0354 is the noise of the votes themselves" in page
     assert "Validation: 300 galaxies, predicting the training mean scores 0.1600." in page

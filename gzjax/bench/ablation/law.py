@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.polynomial import polynomial
-from scipy import stats
+from scipy import optimize, stats
 
 from gzjax import metrics
 from gzjax.bench.ablation import held_out
@@ -18,6 +18,19 @@ def fit_law(points: Points, floor: float) -> tuple[float, float]:
     """(a, b) of RMSE^2 = floor^2 + (a n^-b)^2, by least squares in the logarithms."""
     intercept, slope = polynomial.polyfit(*_logarithms(*_columns(points), floor), 1)
     return float(np.exp(intercept)), float(-slope)
+
+
+def fit_with_floor(points: Points) -> tuple[float, float, float]:
+    """(floor, a, b) of the same law, whose floor is fitted, too; by least squares in RMSE^2."""
+    sizes, rmses = _columns(points)
+    relative = sizes / sizes.min()
+
+    def solve(b: float) -> tuple[np.ndarray, float]:
+        return optimize.nnls(np.stack([np.ones(len(sizes)), relative ** (-2 * b)], 1), rmses**2)
+
+    b = optimize.minimize_scalar(lambda b: solve(b)[1], bounds=(0.01, 2), method="bounded").x
+    floor, scale = np.sqrt(solve(b)[0])
+    return float(floor), float(scale * sizes.min() ** b), float(b)
 
 
 def forecast(points: Points, floor: float, galaxies: int) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ import pandas as pd
 from gzjax import files, metrics
 from gzjax.bench.ablation import held_out
 from gzjax.bench.ablation.held_out import Difference, HeldOut
-from gzjax.bench.ablation.law import fit_law, forecast_of_runs
+from gzjax.bench.ablation.law import fit_law, fit_with_floor, forecast_of_runs
 from gzjax.bench.ablation.runs import ALONE, SIZES, VIEWS, Run
 from gzjax.errors import UserError
 
@@ -167,7 +167,8 @@ def curve(
         runs += [(size, run) for run in by_seed.values()]
     law = ""
     if len(sizes) > 2:  # fewer would fit any law
-        a, b = fit_law([(size, _score(run)) for size, run in runs], floor)
+        points = [(size, _score(run)) for size, run in runs]
+        a, b = fit_law(points, floor)
         value, low, high = forecast_of_runs(runs, floor, CHALLENGE_TRAINING)
         law = (
             f"\n\nFitted: RMSE^2 = {floor:.4f}^2 + ({a:.3f} n^-{b:.3f})^2, where {floor:.4f} is "
@@ -177,6 +178,16 @@ def curve(
             "galaxies scored, and not whether the law holds: an extrapolation by a factor of "
             f"{CHALLENGE_TRAINING / max(sizes.values()):.0f} at this network, size and number of "
             "steps."
+        )
+    if len(sizes) > 3:
+        smallest = min(sizes.values())
+        fewer = [(size, run) for size, run in runs if size > smallest]
+        value, low, high = forecast_of_runs(fewer, floor, CHALLENGE_TRAINING)
+        own, a, b = fit_with_floor(points)
+        law += (
+            f" Without the {smallest:,}, it gives {value:.4f} [{low:.4f}, {high:.4f}]; with a "
+            f"floor that is fitted, too, {own:.4f}, it gives "
+            f"{np.hypot(own, a * CHALLENGE_TRAINING**-b):.4f}. If the law holds, they agree."
         )
     return (
         "## More galaxies\n\nAll with about as many steps; nested subsets of one training set, "
