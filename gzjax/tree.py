@@ -56,11 +56,11 @@ def conditional_fractions(
     elif activation == "relu":
         positive = jax.nn.relu(values)
     elif activation == "softplus":
-        # Never 0, so there is always an opinion.
-        return normalise(jax.nn.softplus(jnp.maximum(values, LOWEST)), tree, least=0.0)[0]
+        positive = jax.nn.softplus(jnp.maximum(values, LOWEST))
     else:
         raise ValueError(f"activation {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
-    return normalise(positive, tree)[0]
+    # Only relu may leave a question without an opinion.
+    return normalise(positive, tree, EPSILON if activation == "relu" else 0.0)[0]
 
 
 def concentrations(

@@ -75,8 +75,10 @@ def test_embeddings_may_come_from_pandas(tmp_path):
     )
     ragged = pyarrow.table({"GalaxyID": ["a", "b"], "features": [[1.0, 2.0], [3.0]]})
     pq.write_table(ragged, tmp_path / "r.parquet")
-    with pytest.raises(UserError, match=r"features: expected lists of one length, found \[2, 1\]"):
+    with pytest.raises(UserError, match=r"r\.parquet: features: .* of one length, found \[2, 1\]"):
         list(embeddings.blocks(tmp_path / "r.parquet"))
+    pq.write_table(pq.read_table(tmp_path / "p.parquet")[:0], tmp_path / "none.parquet")
+    assert sum(map(len, embeddings.blocks(tmp_path / "none.parquet"))) == 0
 
 
 def test_features_that_are_no_numbers_are_named(tmp_path):

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 
+from gzjax import remote
 from gzjax.data import tables
 from gzjax.data.columns import CHALLENGE_TABLE
 from gzjax.data.framing import FitsSettings, Framing
@@ -111,7 +112,7 @@ def read_catalogue(
         embedded = found.embedded
         files, missing = by_galaxy(ids, embedded.names, root), []
     else:
-        if url := next((file for file in found.files or () if "://" in file), None):
+        if url := next((file for file in found.files or () if remote.is_remote(file)), None):
             raise UserError(
                 f"{paths[0]}: expected files on a local disk to train on, found {url}; download "
                 "the images, or predict them where they are"
@@ -172,7 +173,7 @@ def _find_tables(root: Path, table: str, images: str) -> tuple[list[Path], list[
 
 
 def _of_people(paths: list[Path]) -> list[Path]:
-    """The same tables, none of which was named, and none of which is a model's predictions."""
+    """The same tables, which were found, not named; a UserError if a model predicted one."""
     for path in paths:
         if is_prediction(path):
             raise UserError(

@@ -62,7 +62,7 @@ def read_row(file: Path, row: int) -> Float32[np.ndarray, "1 features"]:
         sizes = [opened.metadata.row_group(n).num_rows for n in range(opened.num_row_groups)]
         group = int(np.searchsorted(np.cumsum(sizes), row, side="right"))
         column = opened.read_row_group(group, columns=["features"]).column(0).combine_chunks()
-    return unit(_array(column.slice(row - sum(sizes[:group]), 1)))
+    return unit(_array(column.slice(row - sum(sizes[:group]), 1), file))
 
 
 def read_of(file: Path, ids: Sequence[str]) -> Shaped[np.ndarray, "galaxies features"]:
@@ -71,7 +71,7 @@ def read_of(file: Path, ids: Sequence[str]) -> Shaped[np.ndarray, "galaxies feat
     with _opened(file) as opened:
         features = None
         for batch in opened.iter_batches(BLOCK, columns=["GalaxyID", "features"]):
-            own = _array(batch.column("features"))
+            own = _array(batch.column("features"), file)
             if features is None:
                 features = np.full((len(ids), own.shape[1]), np.nan, np.float16)
             names = map(str, batch.column("GalaxyID").to_pylist())
@@ -91,7 +91,7 @@ def raw_blocks(file: Path) -> Iterator[Shaped[np.ndarray, "block features"]]:
     with _opened(file) as opened:
         first = 0
         for batch in opened.iter_batches(BLOCK, columns=["features"]):
-            block = _array(batch.column(0))
+            block = _array(batch.column(0), file)
             wrong = ~np.isfinite(block).all(axis=1)
             if wrong.any():  # as `model.embed` gives of an image that cannot be read
                 raise UserError(
@@ -107,14 +107,15 @@ def blocks(file: Path) -> Iterator[Float32[np.ndarray, "block features"]]:
     return map(unit, raw_blocks(file))
 
 
-def _array(lists: pa.Array) -> Shaped[np.ndarray, "galaxies features"]:
+def _array(lists: pa.Array, file: Path) -> Shaped[np.ndarray, "galaxies features"]:
     flat = lists.flatten().to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(lists.type):
         return flat.reshape(-1, lists.type.list_size)
-    sizes = pc.list_value_length(lists).unique().to_pylist()  # pandas writes lists of any
+    # As pandas writes them.
+    sizes = pc.list_value_length(lists).unique().to_pylist()
     if len(sizes) > 1 or None in sizes:
-        raise UserError(f"features: expected lists of one length, found {sizes[:5]}")
-    return flat.reshape(-1, *sizes)
+        raise UserError(f"{file}: features: expected lists of one length, found {sizes[:5]}")
+    return flat.reshape(len(lists), *(sizes or [0]))
 
 
 def unit(

@@ -119,7 +119,7 @@ def check_image(
 def fault_text(error: Exception) -> str:
     """Why an image cannot be used: one line of printable ASCII, at most `LONGEST_FAULT` long."""
     text = one_line(error)
-    if isinstance(error, FileNotFoundError) and _is_alone(error.filename):
+    if isinstance(error, FileNotFoundError) and _is_merely_missing(error.filename):
         text = "there is no such file"
     elif isinstance(error, OSError) and error.strerror:
         text = f"{UNREACHABLE}: {error.strerror}"
@@ -128,12 +128,13 @@ def fault_text(error: Exception) -> str:
     return text.encode("ascii", "backslashreplace")[:LONGEST_FAULT].decode()
 
 
-def _is_alone(file: Any) -> bool:
-    """Whether a file is missing from a folder that others are in: the disk is there."""
+def _is_merely_missing(file: Any) -> bool:
+    """Whether the disk is there: its folder holds other files, or a server says it has no such."""
     try:
-        if remote.is_remote(os.fspath(file)):  # whose server has said so
+        name = os.fspath(file)
+        if remote.is_remote(name):
             return True
-        with os.scandir(os.path.dirname(os.fspath(file)) or ".") as entries:
+        with os.scandir(os.path.dirname(name) or ".") as entries:
             return next(entries, None) is not None
     except (OSError, TypeError):
         return False

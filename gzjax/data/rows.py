@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from jaxtyping import Float64
 
+from gzjax import remote
 from gzjax.data import parquet
 from gzjax.data.paths import name_of, path_of
 from gzjax.errors import UserError, one_line
@@ -112,7 +113,7 @@ class Rows:
             return None
         names = zip(folders, column.fillna("").tolist(), strict=True)
         return [
-            os.path.join(folder, name) if name and "://" not in name else name
+            os.path.join(folder, name) if name and not remote.is_remote(name) else name
             for folder, name in names
         ]
 
@@ -216,7 +217,7 @@ def read_columns(path: Path, wanted: Sequence[str], **options: Any) -> pd.DataFr
             there = [name for name in file.schema_arrow.names if name in wanted]
             table = _plain(file.read(columns=there).select(there))
             return table.reindex(range(file.metadata.num_rows))  # also of no column
-        return pd.concat(list(_csv_chunks(path, wanted, _LINES, options)))
+        return pd.concat(_csv_chunks(path, wanted, _LINES, options))
 
 
 def read_chunks(
@@ -240,8 +241,9 @@ def read_chunks(
 def _csv_chunks(
     path: Path, wanted: Sequence[str], rows: int, options: Mapping[str, Any]
 ) -> Iterator[pd.DataFrame]:
-    # Of lines that have more cells than the header, as after a comma that is not in quotes, pandas
-    # refuses those that are longer than the first one, and shifts nothing with `index_col`.
+    # An unquoted comma gives a line more cells than the header. pandas refuses such a line only if
+    # the first one is shorter, so the first one's own surplus is read and looked at. `usecols`
+    # would switch that off, and without `index_col=False` a surplus would become the index.
     header = column_names(path)
     more = [f"\0{n}" for n in range(_width(path) - len(header))]
     layout = {"header": 0, "names": [*header, *more]} if more else {}

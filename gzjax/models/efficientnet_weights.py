@@ -72,7 +72,7 @@ def conventions_named(file: str, tensors: Collection[str], network: str) -> Conv
     """
     if file.startswith("tf_efficientnet_b") and "_ap" in file:
         return INCEPTION
-    # timm's own file, while that of the hub, which is `imagenet`, saw ImageNet-21k first.
+    # Trained on ImageNet alone, unlike the one on the hub.
     if file.startswith("tf_efficientnetv2_b3-"):
         return TENSORFLOW
     if "_conv_stem.weight" in tensors or file.startswith("tf_"):

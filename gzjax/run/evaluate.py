@@ -261,9 +261,9 @@ def predict_split(
     # small split is bad luck.
     lost = len(source) - int(real.sum())
     if lost > max(1, catalogue.MOST_LEFT_OUT * len(source)):
-        reason = faults[-1] if faults else "another process says"
+        why = f"the last because {faults[-1]}" if faults else "all by other processes"
         raise UserError(
-            f"{lost} of {len(source)} {split} galaxies cannot be read, the last because {reason}; "
-            "fix that, and give the same command again"
+            f"{lost} of {len(source)} {split} galaxies cannot be read, {why}; fix that, and give "
+            "the same command again"
         )
     return {name: array[real] for name, array in whole.items()}

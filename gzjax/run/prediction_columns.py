@@ -75,7 +75,7 @@ class Wanted(NamedTuple):
             wrong = [c for c in campaigns if not any(name.endswith(f"-{c}") for name in ends)]
         if wrong:
             raise UserError(f"campaigns: expected some of {tree.name}, found {', '.join(wrong)}")
-        volunteers = self.volunteers if self.volunteers is None else int(self.volunteers)
+        volunteers = None if self.volunteers is None else int(self.volunteers)
         return self._replace(columns=columns, volunteers=volunteers, campaigns=campaigns)
 
     def takes(self, question: Question) -> bool:

@@ -16,8 +16,8 @@ Points = Sequence[tuple[int, float]]  # training galaxies, RMSE
 
 def fit_law(points: Points, floor: float) -> tuple[float, float]:
     """(a, b) of RMSE^2 = floor^2 + (a n^-b)^2, by least squares in the logarithms."""
-    intercept, slope = polynomial.polyfit(*_logarithms(*_columns(points), floor), 1)
-    return float(np.exp(intercept)), float(-slope)
+    a, b = _fit(*_columns(points), floor)
+    return float(a), float(b)
 
 
 def fit_with_floor(points: Points) -> tuple[float, float, float]:
@@ -69,8 +69,8 @@ def forecast_of_runs(
     held_out.check_same_galaxies(found)
 
     def value_of(rmses: np.ndarray) -> Any:  # (runs,) -> a number, (runs, many) -> (many,)
-        line = polynomial.polyfit(*_logarithms(np.array(sizes), rmses, floor), 1)
-        return np.hypot(floor, np.exp(polynomial.polyval(np.log(galaxies), line)))
+        a, b = _fit(np.array(sizes), rmses, floor)
+        return np.hypot(floor, a * galaxies**-b)
 
     predictions, observed = [run.predicted for run in found], found[0].observed
     value, low, high = metrics.rmse_statistic(value_of, predictions, observed)
@@ -81,6 +81,12 @@ def forecast_of_runs(
         value - float(np.hypot(value - low, value - fit_low)),
         value + float(np.hypot(high - value, fit_high - value)),
     )
+
+
+def _fit(sizes: np.ndarray, rmses: np.ndarray, floor: float) -> tuple[Any, Any]:
+    """(a, b) of `fit_law`; of rmses (runs, many) as many of each."""
+    intercept, slope = polynomial.polyfit(*_logarithms(sizes, rmses, floor), 1)
+    return np.exp(intercept), -slope
 
 
 def _columns(points: Points) -> tuple[np.ndarray, np.ndarray]:
