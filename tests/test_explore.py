@@ -547,6 +547,17 @@ def test_filters_filter_and_sorts_sort(opened, given):
     assert opened.is_visible("#nothing")
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_is_not_known_comes_last_in_either_direction(opened, reverse):
+    opened.evaluate("data.cumulative[3 * ANSWERS + 1] = 65535")
+    opened.set_checked("#reverse", reverse)
+    opened.select_option("#sort", label="shape: disk")
+    settle(opened)
+    opened.click("#next")
+    opened.click("#next")
+    assert shown(opened)[-1] == ids_of(NUMBER)[3]
+
+
 def test_pages_turn(opened):
     assert opened.is_disabled("#previous")
     opened.click("#next")
