@@ -249,6 +249,11 @@ def test_the_page_says_what_was_found(tmp_path):
     assert "on all 610 held-out galaxies" in page
 
 
+def test_the_floor_of_two_splits_is_that_of_all_their_galaxies():
+    splits = [{"galaxies": 100, "noise_floor": 0.03}, {"galaxies": 300, "noise_floor": 0.05}]
+    assert pages.noise_floor(splits) == pytest.approx(((0.03**2 + 3 * 0.05**2) / 4) ** 0.5)
+
+
 def test_two_numbers_of_galaxies_make_no_law_and_extra_galaxies_are_not_on_the_curve(tmp_path):
     runs = [run_of(tmp_path, name) for name in ("recipe", "500", planning.ALONE)]
     finish(runs[0].workdir, 0.1, 0.09)
