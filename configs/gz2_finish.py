@@ -1,6 +1,6 @@
-"""After `configs/gz2.py`, where some galaxies were selected: a little more on the others alone.
+r"""After `configs/gz2.py`, where some galaxies were selected: a little more on the others alone.
 
-    launch/run --config configs/gz2_finish.py --config.data.root=ROOT --config.data.extra=PARTIAL
+    launch/run --config configs/gz2_finish.py --config.data.root=ROOT --config.data.extra=PARTIAL \
         --config.model.weights=runs/all --workdir runs/finished
 
 ROOT and PARTIAL are those of `configs/gz2.py` that hold galaxies as they come, and runs/all is its

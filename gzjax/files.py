@@ -44,7 +44,7 @@ def replacing(file: Path) -> Iterator[Path]:
 def write_text(file: Path, text: str) -> None:
     """Writes a whole text file; see `replacing`."""
     with replacing(file) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def read_json(file: Path) -> dict[str, Any]:
     """The object that a JSON file holds; nothing if there is no such file, or a damaged one."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -221,7 +221,7 @@ def test_space_is_checked_again_before_an_archive_is_unpacked(server, get, tmp_p
     monkeypatch.setattr(command, "unpacked_size", lambda _: 10**18)
     status, _, err = get("gz2", "--yes", "--output", tmp_path / "gz2")
     assert status == 2
-    assert "/gz2: expected 1e+09 GB of free space, found " in err
+    assert "/gz2: expected 1e+06 TB of free space, found " in err
     assert not (tmp_path / "gz2/images_gz2").exists()
 
 
@@ -292,8 +292,11 @@ def test_a_new_version_of_a_record_comes_again(server, get, tmp_path, monkeypatc
         assert get(*options)[0] == 0
         assert (tmp_path / "desi/schema.md").read_bytes() == text
     (tmp_path / "desi/schema.md").unlink()
-    assert get(*options)[0] == 0
+    monkeypatch.chdir(tmp_path)  # where there is no checkout
+    status, out, _ = get(*options)
+    assert status == 0
     assert (tmp_path / "desi/schema.md").exists()
+    assert out.splitlines()[-1].startswith("gzjax --config decals --config.data.tree=desi ")
 
 
 def test_names_are_checked(get):

@@ -28,7 +28,7 @@ DISK = {"smooth_or_featured": "featured-or-disk", "disk_edge_on": "no"}
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ({"smooth_or_featured": "smooth", "how_rounded": "in-between"}, "smooth, in between"),
+        ({"smooth_or_featured": "smooth", "how_rounded": "in-between"}, "smooth, in-between round"),
         ({"smooth_or_featured": "artifact"}, "star or artifact"),
         ({"smooth_or_featured": "artifact", "something_odd": "yes"}, "star or artifact"),
         (
@@ -245,7 +245,7 @@ def test_questions_that_few_would_reach_are_left_empty(gz2):
         "smooth-or-featured": "smooth",
         "something-odd": "no",
         "how-rounded": "in between",
-        "morphology": "smooth, in between",
+        "morphology": "smooth, in-between round",
     }
 
 

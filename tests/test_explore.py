@@ -352,6 +352,9 @@ def test_umap_is_used_where_it_is_asked_for(tmp_path, monkeypatch):
     assert alike.by == "predicted fractions, UMAP"
     explore.write(tmp_path / "p.csv", tmp_path / "p.html", trees=[TOY], kind="umap")
     assert "predicted fractions, UMAP" in Page((tmp_path / "p.html").read_text()).text
+    few = predictions.read(save(table_of(TOY, predicted(TOY, 4)), tmp_path / "f.csv"), [TOY], 99)
+    with pytest.raises(UserError, match="map: umap expects at least 5 galaxies, found 4"):
+        explore.find_alike(few, None, "umap")
 
 
 # --- the page ---

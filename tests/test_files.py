@@ -1,4 +1,7 @@
 import multiprocessing
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +30,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     # Another file under the name: who reads the old one reads on undisturbed.
     assert file.stat().st_ino != before
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_files_are_utf8_in_any_locale(tmp_path):
+    code = "import sys; from pathlib import Path; from gzjax import files; " + (
+        "files.write_text(Path(sys.argv[1]), '\\u00e9'); "
+        "assert files.read_json(Path(sys.argv[2])) == {'\\u00e9': 1}"
+    )
+    (tmp_path / "x.json").write_text('{"\u00e9": 1}', encoding="utf-8")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, tmp_path / "x.txt", tmp_path / "x.json"]
+    subprocess.run(command, env=os.environ | locale, check=True)
+    assert (tmp_path / "x.txt").read_bytes() == "\u00e9".encode()
 
 
 def _hold(file, held, release):

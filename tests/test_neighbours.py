@@ -64,8 +64,9 @@ def test_an_index_finds_what_all_comparisons_find(tmp_path, index, report, monke
     made, *said = report.said
     assert made == "indexing galaxies, once: 700"
     assert said == [said[0]] * 3
-    assert said[0].startswith("searched an approximate index of 700 galaxies: it finds ")
-    assert said[0].endswith("% of the 20 nearest, as 100 searches among all show")
+    assert said[0].startswith("searched an approximate index of 700 galaxies: its recall of ")
+    assert "recall of the 20 nearest is " in said[0]
+    assert said[0].endswith("%, measured on 100 exact searches")
 
 
 def test_an_index_is_made_once_and_again_for_other_embeddings(tmp_path, index, report, monkeypatch):
@@ -112,7 +113,7 @@ def test_what_an_index_misses_is_counted(tmp_path, index, report, monkeypatch):
     monkeypatch.setattr(neighbours, "_index_of", lambda *options: Blind(made(*options)))
     found = embed.similar("g3", file, 40, report=report)
     assert found["GalaxyID"][0] == "g3"  # whatever the index misses
-    recall = float(report.said[-1].partition("finds ")[2].partition("%")[0])
+    recall = float(report.said[-1].partition(" nearest is ")[2].partition("%")[0])
     assert 35 < recall < 65
 
 

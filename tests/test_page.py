@@ -267,7 +267,7 @@ def test_what_was_trained_on_what_by_which_command(workdir, shown, tested):
     for part in (
         f"Galaxies {sizes} (real galaxies)",
         "toy: 3 questions, 8 answers",
-        f"{parameters} parameters, 16 pixels a side, from random weights",
+        f"{parameters} parameters, 16 pixels a side, starting from random weights",
         f"{steps} steps of 8 galaxies, 2 epochs; the best on validation is step {model.step}",
         "Command gzjax --config 'x<y>' from step 0",
         "optim.learning_rate 0.1",
@@ -279,6 +279,9 @@ def test_what_was_trained_on_what_by_which_command(workdir, shown, tested):
     # A session that recorded nothing there counts, too.
     early = {"step": [1], "epoch": [0.1], "images_per_second": [3.0]}
     assert page._run(workdir, model, data, early)["steps"] == steps
+    # Epochs are those that were trained, though the best may be from before more were asked for.
+    assert page._run(workdir, model, data, early)["epochs"] == pytest.approx(0.1 * steps)
+    assert page._run(workdir, model, data, {})["epochs"] == 2
     (session,) = json.loads((workdir / "sessions.json").read_text())["sessions"]
     assert session["seconds"] > 0
     assert session["versions"].startswith(f"gzjax {gzjax.__version__}")
@@ -408,6 +411,26 @@ def test_scores_that_are_missing_are_made(workdir, tmp_path, monkeypatch):
     recorder.write_evaluation(copy, stale)
     page.write(copy, gzjax.load(copy), gzjax.load_data(copy))
     assert "0.9876" not in read(copy).text
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        (lambda text: text.replace("\n1,", "\nx,", 1), -1),
+        (lambda text: text.replace("\n1,", "\n1,1,", 1), -1),
+        (lambda text: text.replace("loss", "lass", 1), None),
+        (lambda text: text.partition("\n")[0] + "\n", None),
+        (lambda text: "", None),
+    ],
+)
+def test_damaged_records_cost_a_point_of_the_curves_or_the_curves(workdir, tmp_path, damage, left):
+    whole = page._curve(workdir / "train.csv", *page.RECORDED)
+    text = (workdir / "train.csv").read_text()
+    (tmp_path / "train.csv").write_text(damage(text))
+    assert damage(text) != text
+    found = page._curve(tmp_path / "train.csv", *page.RECORDED)
+    expected = {} if left is None else {name: values[1:] for name, values in whole.items()}
+    assert found == expected
 
 
 def test_names_are_text_whatever_they_are(workdir, tested, tmp_path):

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import types
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,19 @@ def test_words_are_of_the_campaigns_that_are_asked_for(crowd, gz2):
     expected = describe.readable(own, decals)
     np.testing.assert_array_equal(found["morphology"], expected["morphology"])
     np.testing.assert_array_equal(found["bar-dr5"], expected["bar"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("gz2+decals-dr5", "dr5, gz2"), ("decals-dr5", "decals-dr5, dr5"), ("gz2", "gz2")],
+)
+def test_campaigns_that_there_are_not_are_said_with_those_that_there_are(name, expected):
+    tree = campaigns.union([trees.load(each) for each in name.split("+")])
+    model = types.SimpleNamespace(tree=tree, has_intervals=False)
+    with pytest.raises(UserError, match=f"^campaigns: expected some of {expected}, found dr99$"):
+        Wanted(campaigns=("dr99",)).of([model])
+    for each in expected.split(", "):
+        Wanted(campaigns=(each,)).of([model])
 
 
 def test_what_is_done_is_not_done_again(tmp_path, crowd, gz2):

@@ -8,10 +8,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from gzjax import metrics
+from gzjax import metrics, trees
 from gzjax.run import recorder, trackers
 from gzjax.run.recorder import Recorder
 from gzjax.run.report import Report, summary_line, summary_table
+from gzjax.tree import fractions
+from gzjax.trees import campaigns
 
 
 @pytest.fixture
@@ -63,6 +65,29 @@ def test_the_table_has_a_row_for_each_question_in_80_columns(result, gz2):
     assert len({str([each[kind] for each in result["accuracies"].values()]) for kind in kinds}) == 3
     heads = next(line for line in lines if "baseline" in line and "RMSE" in line).split()
     assert len(heads[:6]) == len(set(heads[:6]))
+
+
+@pytest.mark.parametrize("name", ["hubble", "gz2+decals-dr5"])
+def test_names_are_cut_where_a_table_is_too_wide_and_numbers_are_not(name):
+    tree = campaigns.union([trees.load(each) for each in name.split("+")])
+    values = np.asarray(
+        fractions(np.random.default_rng(0).normal(0, 1, (30, tree.size)), tree, "softmax")
+    )
+    about = {"split": "test", "step": 4, "views": 1, "networks": 1, "data": "synthetic sky"}
+    result = about | metrics.summary(values[::-1], values, values.mean(axis=0), tree)
+    covered = {question.name: {"covered": 1.0, "error": 0.0} for question in tree.questions}
+    result["intervals"] = {"tempered": {"questions": covered}}
+    lines = shown(result).splitlines()
+    for number, question in enumerate(tree.questions, 1):
+        (row,) = [line for line in lines if line.startswith(f" {number:2} ")]
+        score = f"{result['rmse_per_question'][question.name]:.4f}"
+        baseline = f"{result['baseline_rmse_per_question'][question.name]:.4f}"
+        assert f" {score} " in row
+        assert f" {baseline} " in row
+        assert " 100±0 " in row
+    (heads,) = [line for line in lines if line.strip().startswith("question ")]
+    for heading in ("RMSE", "baseline", "ratio", "ECE", "90 %", "accuracy", "clear", "on clear"):
+        assert heading in heads
 
 
 def test_raw_weights_views_and_networks_are_named(result):

@@ -1,6 +1,7 @@
 """What is measured goes to every tracker that a run names, once, also when it resumes."""
 
 import importlib.util
+import os
 import sys
 import types
 from pathlib import Path
@@ -40,7 +41,8 @@ def wandb(monkeypatch):
         runs.append(Run(asked))
         return runs[-1]
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    package = types.SimpleNamespace(init=init, Error=type("Error", (Exception,), {}))
+    monkeypatch.setitem(sys.modules, "wandb", package)
     return runs
 
 
@@ -62,13 +64,46 @@ def test_a_run_of_weights_and_biases_is_resumed(tmp_path, wandb):
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_a_store_that_mlflow_cannot_open_is_said_in_one_line(world, tmp_path, monkeypatch):
+def test_without_an_account_weights_and_biases_says_so_in_one_line(tmp_path, wandb, monkeypatch):
+    package = sys.modules["wandb"]
+
+    def refuse(**_):
+        raise package.Error("api_key not configured\nlog in")
+
+    monkeypatch.setattr(package, "init", refuse)
+    with pytest.raises(
+        UserError, match=r"^wandb: api_key not configured.*; the same command resum"
+    ):
+        Recorder(tmp_path, 0, None, ("wandb",))
+
+
+@pytest.mark.parametrize("store", ["nowhere://at/all", "http://127.0.0.1:9"])
+def test_a_store_that_mlflow_cannot_open_is_said_in_one_line(world, tmp_path, monkeypatch, store):
     pytest.importorskip("mlflow", reason="mlflow is not installed")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at/all")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv(trackers.RETRIES, "3")
     config = tiny.config(world, log__trackers=("csv", "mlflow"))
     with pytest.raises(UserError, match=r"mlflow: .*; MLFLOW_TRACKING_URI names a server, such as"):
         gzjax.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    assert os.environ[trackers.RETRIES] == "3"
+
+
+def test_a_store_that_fails_in_training_is_said_in_one_line(world, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+    def refuse(*_, **__):
+        raise mlflow.MlflowException("gone")
+
+    for name in ("create_run", "log_batch", "set_terminated"):
+        with monkeypatch.context() as patch:
+            patch.setattr(mlflow.MlflowClient, name, refuse)
+            with pytest.raises(UserError, match=r"^mlflow: gone; the same command resumes$"):
+                gzjax.train(
+                    tiny.config(world, epochs=1, log__trackers=("mlflow",)), tmp_path / name
+                )
 
 
 def test_a_run_is_tracked_in_a_local_store_of_mlflow(world, tmp_path, monkeypatch):

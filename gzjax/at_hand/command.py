@@ -122,11 +122,11 @@ def about(published: Published, offer: Offer, folder: Path, missing: Sequence[Fi
 
 def bytes_text(size: float) -> str:
     """Bytes as people read them."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:  # which three digits round to 1000
             return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} GB"
+    return f"{size:.3g} TB"
 
 
 def is_archive(name: str | Path) -> bool:
@@ -223,7 +223,7 @@ def finish(options: Options, published: Published, offer: Offer, folder: Path) -
     if options.name.startswith(HUB):
         tables = [folder / file.name for file in offer.files]
         tree, *others = trees_of(tables)
-        chosen = f"--config configs/decals.py --config.data.tree={tree}"
+        chosen = f"--config decals --config.data.tree={tree}"
         if others:
             lines.append(f"Other votes there, for --config.data.tree: {', '.join(others)}")
     elif options.files:
@@ -239,5 +239,6 @@ def finish(options: Options, published: Published, offer: Offer, folder: Path) -
         lines.append(published.lacking)
     run = shlex.quote(str(Path("runs") / folder.name))
     root = shlex.quote(f"--config.data.root={folder}")
-    lines += ["Train on it:", f"launch/run {chosen} {root} --workdir {run}"]
+    program = "launch/run" if Path("launch/run").is_file() else "gzjax"  # of a package
+    lines += ["Train on it:", f"{program} {chosen} {root} --workdir {run}"]
     return "\n".join(lines)

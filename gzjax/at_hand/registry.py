@@ -46,7 +46,7 @@ SETS = {
         licence="the rules of the competition, which you accept on its page",
         kaggle="galaxy-zoo-the-galaxy-challenge",
         files=("training_solutions_rev1.zip", "images_training_rev1.zip"),
-        options="--config configs/gz2.py",
+        options="--config gz2",
     ),
     "gz2": Published(
         title="Galaxy Zoo 2: all images, and the votes of Hart et al. 2016",
@@ -56,7 +56,7 @@ SETS = {
         files=("images_gz2.zip", "gz2_filename_mapping.csv"),
         urls={"gz2_hart16.csv.gz": "https://gz2hart.s3.amazonaws.com/gz2_hart16.csv.gz"},
         table="gz2",
-        options="--config configs/gz2.py --config.data.table={table}",
+        options="--config gz2 --config.data.table={table}",
     ),
     "decals": Published(
         title="Galaxy Zoo DECaLS: images of DR5 and their volunteers' votes",
@@ -64,14 +64,14 @@ SETS = {
         zenodo="4573248",
         files=("gz_decals_volunteers_5.parquet", "gz_decals_dr5_png_part*.zip"),
         table="decals",
-        options="--config configs/decals.py --config.data.table={table}",
+        options="--config decals --config.data.table={table}",
     ),
     "desi": Published(
         title="Galaxy Zoo DESI: the volunteers' votes on DR8, without images",
         citation="Walmsley et al. 2023, MNRAS 526, 4768 (arXiv:2309.11425)",
         zenodo="8360385",
         files=("gz_desi_gzd8_volunteer_core_catalog.parquet", "schema.md"),
-        options="--config configs/decals.py --config.data.tree=desi --config.data.images=images"
+        options="--config decals --config.data.tree=desi --config.data.images=images"
         " --config.data.table=gz_desi_gzd8_volunteer_core_catalog.parquet",
         lacking="The record holds no images. Put cut-outs called by their dr8_id into the folder "
         "images first, or take hf:mwalmsley/gz_desi, which has them.",

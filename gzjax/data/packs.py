@@ -216,7 +216,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
       UserError: it is damaged.
     """
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:

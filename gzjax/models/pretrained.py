@@ -140,7 +140,7 @@ def conventions_of(path: Path, tensors: dict[str, np.ndarray], network: str) -> 
 
 def _described(about: Path, network: str) -> Conventions:
     try:
-        described = json.loads(about.read_text())
+        described = json.loads(about.read_text(encoding="utf-8"))
         from_tensorflow = described.get("architecture", "").startswith("tf_")
         known = conventions_in("tensorflow" if from_tensorflow else "pytorch", network)
         images = described.get("pretrained_cfg", {})

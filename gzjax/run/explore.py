@@ -37,6 +37,7 @@ EMBEDDED = 4_000
 SIDE = 128  # pixels of a picture
 NEIGHBOURS = 12
 MAPS = ("pca", "umap")
+FEWEST = 5  # galaxies that UMAP can lay out
 THREADS = 4
 # Fractions are sent as whole numbers of 1 / ONE; the one above is NaN.
 ONE = 65534
@@ -151,6 +152,8 @@ def find_alike(predicted: Predictions, file: Path | None, kind: str) -> Alike:
     there = np.flatnonzero(~np.isnan(features).any(axis=1))
     if not len(there):
         raise UserError(f"{file}: expected embeddings of the predicted galaxies, found none")
+    if kind == "umap" and len(there) < FEWEST:
+        raise UserError(f"map: umap expects at least {FEWEST} galaxies, found {len(there)}")
     features = embedded.unit(features[there])
     number = len(predicted.ids)
     places = np.full((number, 2), np.nan, np.float32)

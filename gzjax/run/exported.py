@@ -121,7 +121,7 @@ def read(folder: Path) -> Best:
       UserError: it is damaged, or of another version of gzjax.
     """
     try:
-        described = json.loads((folder / CONFIG).read_text())["gzjax"]
+        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["gzjax"]
         found, step, about = (described[name] for name in ("format", "step", "about"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -51,8 +51,8 @@ def nearest(
     else:
         recall = _recall(index, embeddings, k)
         report.say(
-            f"searched an approximate index of {number} galaxies: it finds {recall:.1%} of the {k} "
-            f"nearest, as {SAMPLE} searches among all show"
+            f"searched an approximate index of {number} galaxies: its recall of the {k} nearest is "
+            f"{recall:.1%}, measured on {SAMPLE} exact searches"
         )
         cosines, rows = _search(index, query, k, row)
     if row >= 0 and row not in rows:  # there are k copies of it

@@ -7,6 +7,7 @@ the predictions of single galaxies, is computed again, with one view.
 
 import base64
 import collections
+import csv
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ PAGE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 # Galaxies shown at most, of each kind and of those skipped; pixels a side of their pictures.
 WORST, RANDOM, BEST, LISTED, SIDE = 12, 12, 6, 100, 160
+# Columns of the training's records that the page is about.
+RECORDED = ("step", "epoch", "loss", "learning_rate", "images_per_second")
 
 
 class Tested(NamedTuple):
@@ -65,7 +68,8 @@ def write(workdir: str | Path, model: Model, data: Data, report: Report = SILENT
     if not any(_shown(result) for result in results):
         results.insert(0, evaluate.evaluate(model, data, views=1))
     shown = next(result for result in results if _shown(result))
-    train, validation = (_curve(workdir / f"{name}.csv") for name in ("train", "validation"))
+    train = _curve(workdir / "train.csv", *RECORDED)
+    validation = _curve(workdir / "validation.csv", "step", "baseline_rmse")
     left_out = recorder.read_left_out(workdir)
     reasons = [reason.partition(":")[0] for reason in left_out["reason"]]
     content = {
@@ -100,9 +104,18 @@ def _shown(result: Mapping[str, Any]) -> bool:
     return (result["split"], result["views"], result["networks"]) == ("test", 1, 1)
 
 
-def _curve(path: Path) -> dict[str, list[Any]]:
-    """What was recorded on the way, by column; nothing if it was not."""
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+def _curve(path: Path, *needed: str) -> dict[str, list[Any]]:
+    """What was recorded on the way, by column; nothing if it was not. Damaged rows are left out."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (OSError, ValueError, csv.Error):  # not there, or not a table
+        return {}
+    if not {*needed} <= {*header}:
+        return {}
+    whole = [row for row in rows if len(row) == len(header)]
+    table = pd.DataFrame(whole, columns=header).apply(pd.to_numeric, errors="coerce")
+    table = table.dropna(subset=list(needed)).dropna(axis=1, how="all")
     return {str(name): table[name].tolist() for name in table}
 
 
@@ -112,6 +125,9 @@ def _run(workdir: Path, model: Model, data: Data, train: Mapping[str, Any]) -> d
     saved = [int(each.name) for each in workdir.glob("checkpoints/*") if each.name.isdecimal()]
     # What was recorded may stop early, where a resumed run was told not to.
     steps = max([model.step, *saved, *train.get("step", [])[-1:]])
+    epochs = model.about["config"]["epochs"]
+    if train:  # the run may have been lengthened since the best step
+        epochs = steps * train["epoch"][-1] / train["step"][-1]
     sessions = [each for each in recorder.read_sessions(workdir) if each["from_step"] < steps]
     seconds = [each["seconds"] for each in sessions]
     return {
@@ -124,6 +140,7 @@ def _run(workdir: Path, model: Model, data: Data, train: Mapping[str, Any]) -> d
         "splits": {name: len(rows) for name, rows in data.splits.items()},
         "label": data.label,
         "steps": steps,
+        "epochs": epochs,
         "best": model.step,
         "sessions": sessions,
         "seconds": None if not seconds or None in seconds else sum(seconds),

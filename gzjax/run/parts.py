@@ -69,7 +69,7 @@ class Parts:
         self.folder.mkdir(exist_ok=True)
         file, job = self.folder / JOB, {**job, "range": size}
         try:
-            before = dict(json.loads(file.read_text()))
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             files.write_json(file, job)
             before = job

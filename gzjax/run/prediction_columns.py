@@ -11,6 +11,7 @@ from gzjax.errors import UserError
 from gzjax.posterior import Posterior
 from gzjax.run.model import Model
 from gzjax.tree import Question, Tree, normalise
+from gzjax.trees.campaigns import campaign_of
 
 COLUMNS = ("challenge", "survey", "both")
 
@@ -68,13 +69,16 @@ class Wanted(NamedTuple):
         tree, campaigns = models[0].tree, self.campaigns
         if "+" not in tree.name:  # of one campaign
             own = (tree.name, tree.suffix.removeprefix("-"))
-            wrong = [campaign for campaign in campaigns if campaign not in own]
+            known = sorted({*filter(None, own)})
+            wrong = [campaign for campaign in campaigns if campaign not in known]
             campaigns = ()
         else:
-            ends = tuple(question.name for question in tree.questions)
-            wrong = [c for c in campaigns if not any(name.endswith(f"-{c}") for name in ends)]
+            names = [question.name for question in tree.questions]
+            known = sorted({campaign_of(name, tree) for name in names})
+            wrong = [c for c in campaigns if not any(name.endswith(f"-{c}") for name in names)]
         if wrong:
-            raise UserError(f"campaigns: expected some of {tree.name}, found {', '.join(wrong)}")
+            expected = f"expected some of {', '.join(known)}"
+            raise UserError(f"campaigns: {expected}, found {', '.join(wrong)}")
         volunteers = None if self.volunteers is None else int(self.volunteers)
         return self._replace(columns=columns, volunteers=volunteers, campaigns=campaigns)
 

@@ -170,12 +170,13 @@ def summary_line(result: Mapping[str, Any]) -> str:
 
 def summary_table(result: Mapping[str, Any]) -> Group:
     """An evaluation as a table, a row for each question, with what the scores need around it."""
-    # Narrow enough for a terminal of 80 columns.
-    table = Table(Column("question", no_wrap=True), box=box.SIMPLE_HEAD, padding=0)
+    # Narrow enough for a terminal of 80 columns; where it is not, names are cut, not numbers.
+    name = Column("question", overflow="ellipsis")
+    table = Table(Column("", no_wrap=True), name, box=box.SIMPLE_HEAD, padding=0)
     covered = result.get("intervals", {}).get("tempered", {}).get("questions", {})
     headings = ("RMSE", "baseline", "ratio", "ECE", *["90 %"] * bool(covered))
     for heading in (*headings, "accuracy", "clear", "on clear"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
 
     def scores(score: float | None, baseline: float | None) -> tuple[str, ...]:
         if score is None or baseline is None:  # a question that nobody knows
@@ -187,7 +188,8 @@ def summary_table(result: Mapping[str, Any]) -> Group:
         answered = result["accuracies"][name]
         error = result["calibration"][name]["error"]
         table.add_row(
-            f"{number:2} {name}",
+            f"{number:2}",
+            name,
             *scores(rmse, result["baseline_rmse_per_question"][name]),
             "-" if error is None else f"{error:.3f}",
             *([_percent(covered[name], 0)] if covered else []),
@@ -196,7 +198,7 @@ def summary_table(result: Mapping[str, Any]) -> Group:
             _share(answered["agreed_accuracy"]),
         )
     table.add_section()
-    table.add_row("all", *scores(result["rmse"], result["baseline_rmse"]), style="bold")
+    table.add_row("", "all", *scores(result["rmse"], result["baseline_rmse"]), style="bold")
     return Group(
         f"{result['split']}, step {result['step']}: {result['galaxies']} galaxies, "
         f"{_views(result)}, {result['data']}; baseline: the mean of the training galaxies",

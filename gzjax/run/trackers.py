@@ -7,11 +7,13 @@ that it is resumed, too. Their own variables say where they send records (`WANDB
 `MLFLOW_TRACKING_URI`, ...).
 """
 
+import contextlib
 import csv
 import importlib.util
 import io
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ from gzjax.errors import UserError, one_line
 
 REMEMBERED = "trackers.json"
 PROJECT = "gzjax"
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 class Tracker(Protocol):
@@ -43,7 +46,7 @@ class Csv:
         path = self.workdir / f"{group}.csv"
         new = not path.exists()
         with path.open("a", newline="") as file:
-            rows = csv.DictWriter(file, ["step", *values])
+            rows = csv.DictWriter(file, ["step", *values], lineterminator="\n")
             if new:
                 rows.writeheader()
             rows.writerow({"step": step, **values})
@@ -77,14 +80,15 @@ class Wandb:
     def __init__(self, workdir: Path, start: int, options: Mapping[str, Any]):
         import wandb
 
-        self.run = wandb.init(
-            project=PROJECT,
-            name=workdir.name,
-            dir=str(workdir),
-            id=files.read_json(workdir / REMEMBERED).get("wandb"),
-            resume="allow",
-            config=dict(options),
-        )
+        with resumable("wandb", wandb.Error):
+            self.run = wandb.init(
+                project=PROJECT,
+                name=workdir.name,
+                dir=str(workdir),
+                id=files.read_json(workdir / REMEMBERED).get("wandb"),
+                resume="allow",
+                config=dict(options),
+            )
         # A resumed run may repeat steps, which its own counter would refuse.
         self.run.define_metric("*", step_metric="step")
         remember(workdir, "wandb", self.run.id)
@@ -107,29 +111,37 @@ class Mlflow:
 
         self.client = mlflow.MlflowClient()
         self.run: str = files.read_json(workdir / REMEMBERED).get("mlflow", "")
-        if self.run:
-            self.client.update_run(self.run, "RUNNING")
-            return
-        experiment = self.client.get_experiment_by_name(PROJECT)
-        number = experiment.experiment_id if experiment else self.client.create_experiment(PROJECT)
-        self.run = self.client.create_run(number, run_name=workdir.name).info.run_id
-        params = [mlflow.entities.Param(name, str(value)) for name, value in options.items()]
-        for first in range(0, len(params), 100):  # which is all that a request takes
-            self.client.log_batch(self.run, params=params[first : first + 100])
+        with resumable("mlflow", mlflow.MlflowException):
+            if self.run:
+                self.client.update_run(self.run, "RUNNING")
+                return
+            experiment = self.client.get_experiment_by_name(PROJECT)
+            number = (
+                experiment.experiment_id if experiment else self.client.create_experiment(PROJECT)
+            )
+            self.run = self.client.create_run(number, run_name=workdir.name).info.run_id
+            params = [mlflow.entities.Param(name, str(value)) for name, value in options.items()]
+            for first in range(0, len(params), 100):  # which is all that a request takes
+                self.client.log_batch(self.run, params=params[first : first + 100])
         remember(workdir, "mlflow", self.run)
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Adds a point to each metric."""
+        from mlflow import MlflowException
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
         named = {f"{group}/{key}": value for key, value in values.items()}
         metrics = [Metric(name, value, now, step) for name, value in named.items()]
-        self.client.log_batch(self.run, metrics=metrics)
+        with resumable("mlflow", MlflowException):
+            self.client.log_batch(self.run, metrics=metrics)
 
     def close(self) -> None:
         """Ends the run there."""
-        self.client.set_terminated(self.run)
+        from mlflow import MlflowException
+
+        with resumable("mlflow", MlflowException):
+            self.client.set_terminated(self.run)
 
 
 TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
@@ -142,10 +154,10 @@ EXTRAS = ("wandb", "mlflow")  # packages called like the extras, and the tracker
 
 
 def check(names: Sequence[str]) -> None:
-    """Checks that the packages of some trackers are there.
+    """Checks that the packages of some trackers are there, and that MLflow's store answers.
 
     Raises:
-      UserError: one is not.
+      UserError: one is not, or it does not.
     """
     for name in names:
         if name in EXTRAS and importlib.util.find_spec(name) is None:
@@ -153,13 +165,32 @@ def check(names: Sequence[str]) -> None:
     if "mlflow" in names:
         import mlflow
 
+        patience = os.environ.get(RETRIES)
+        os.environ[RETRIES] = "0"  # in training it waits for minutes
         try:
-            mlflow.MlflowClient()
+            mlflow.MlflowClient().search_experiments(max_results=1)
         except mlflow.MlflowException as error:
             raise UserError(
                 f"mlflow: {one_line(error)}; MLFLOW_TRACKING_URI names a server, such as "
                 "http://localhost:5000"
             ) from None
+        finally:
+            os.environ.pop(RETRIES)
+            if patience is not None:
+                os.environ[RETRIES] = patience
+
+
+@contextlib.contextmanager
+def resumable(service: str, *faults: type[Exception]) -> Iterator[None]:
+    """Says in one line that a service failed, after as many tries as its package makes.
+
+    Raises:
+      UserError: it did.
+    """
+    try:
+        yield
+    except faults as error:
+        raise UserError(f"{service}: {one_line(error)}; the same command resumes") from None
 
 
 def remember(workdir: Path, name: str, run: str) -> None:
@@ -181,5 +212,5 @@ def drop_rows_after(path: Path, step: int) -> None:
         path.unlink()
         return
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([header, *kept])
+    csv.writer(text, lineterminator="\n").writerows([header, *kept])
     files.write_text(path, text.getvalue())
