@@ -184,9 +184,10 @@ def init_means(terms: Sequence[str]) -> optax.EmaState:
 def dynamic_weights(means: Scalars, known: Scalars) -> Scalars:
     """Weights inversely proportional to each loss's running mean, summing to 1.
 
-    So the weighted losses have, in the running mean, the same size, and each gets the same
-    attention. A loss that has fallen to zero counts as a millionth. One that is not `known` (0;
-    else 1), as no galaxy of the batch tells anything of it, leaves its weight to the others.
+    So the weighted losses have, in the running mean over the galaxies of which they are known, the
+    same size, and each gets the same attention. A loss that has fallen to zero counts as a
+    millionth. One that is not `known` (0; else 1), as no galaxy of the batch tells anything of it,
+    leaves its weight to the others.
 
     Examples:
       >>> means = {"mse": jnp.array(0.01), "kl": jnp.array(0.03)}
@@ -250,7 +251,9 @@ def objective(
     values = {term: terms[term]() for term in settings.terms}
     losses = {term: masked_mean(values[term], mask) for term in values}
     # The running means are those of galaxies that a term is known of; without one they stay.
-    knows = {term: mask * asked if term in ("focal", "kl") else mask for term in values}
+    voted = conditional(votes, tree)[1]
+    of_terms = {"focal": asked, "kl": asked, "mse": known, "dirichlet": voted}
+    knows = {term: mask * of_terms[term].reshape(len(mask), -1).max(axis=-1) for term in values}
     told = {term: jnp.minimum(jnp.sum(knows[term]), 1.0) for term in values}
     debias, debias_next = (1 - settings.decay ** jnp.maximum(means.count + n, 1) for n in (0, 1))
 

@@ -55,7 +55,7 @@ def schedule(
 ) -> optax.Schedule:
     """Update -> learning rate, which rises linearly from 0 over the first `warmup` of `steps`.
 
-    From then on, `cosine` falls to 0 at the last update (Loshchilov & Hutter 2017,
+    From then on, `cosine` falls to 0 after the last update (Loshchilov & Hutter 2017,
     arXiv:1608.03983); `exponential` multiplies by `decay_rate` every `decay_steps`, smoothly;
     `step` does so in steps; `constant` stays. A ValueError names an unknown kind.
     """

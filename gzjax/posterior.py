@@ -179,8 +179,14 @@ def _binomial_quantiles(
 
 
 def fit_temperature(posterior: Posterior, votes: Answers) -> float:
-    """The temperature under which votes that were not trained on are most likely; 1 of none."""
-    if not (np.nan_to_num(votes) > 0).any():
+    """The temperature under which votes that were not trained on are most likely.
+
+    It is 1 where they cannot tell, as no question of a predicted galaxy has two votes: the
+    likelihood of one goes by the mean alone.
+    """
+    numbers = np.nan_to_num(votes) @ posterior.tree.membership
+    known = ~np.isnan(posterior.concentrations).any(axis=(1, 2))
+    if not (numbers[known] >= 2).any():
         return 1.0
     found = optimize.minimize_scalar(
         lambda log: -posterior.tempered(np.exp(log)).log_likelihood(votes),

@@ -144,7 +144,7 @@ def sums(
     """The sum over each question's answers."""
     # Exact float32: on accelerators a matrix product would otherwise round to bfloat16 or TF32.
     return jnp.matmul(
-        jnp.asarray(values, jnp.float32), tree.membership, precision=jax.lax.Precision.HIGHEST
+        _last_axis(values, tree), tree.membership, precision=jax.lax.Precision.HIGHEST
     )
 
 

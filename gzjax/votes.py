@@ -99,17 +99,42 @@ def mean_fractions(
 def noise_floor(votes: Float[np.ndarray, "galaxies answers"], tree: Tree) -> float | None:
     """The RMSE of an infinite crowd's fractions against this crowd's: nothing can score less.
 
-    Of N volunteers who walk the tree, a cumulative fraction f has the variance f (1 - f) / N;
-    f (1 - f) / (N - 1), with the observed f, estimates it without bias. N is how many answered a
-    question that is always asked. None if no galaxy has two.
+    A cumulative fraction f = g c is the part g of the crowd that is asked, times the fraction c of
+    the n who answer: var f = c^2 var g + g^2 var c, with var c = c (1 - c) / (n - g). Where N
+    volunteers walk the tree, n is g N, and all that is f (1 - f) / (N - 1), without bias; where
+    some leave early, or two questions are always asked, each question has its own n. Questions
+    that not even two could have answered do not count; None if there are no others.
     """
-    fractions = observed(votes, tree).astype(np.float64)
-    always = [question.columns for question in tree.questions if not question.gates]
-    volunteers = np.max([np.nan_to_num(votes[:, each]).sum(axis=1) for each in always], axis=0)
-    some = volunteers >= 2  # weighted votes of one may be somewhat more than 1
-    variances = fractions[some] * (1 - fractions[some]) / (volunteers[some] - 1)[:, None]
-    known = ~np.isnan(variances)
+    known = ~np.isnan(observed(votes, tree))
+    variances = np.full(known.shape, np.nan)
+    shares, reached = np.zeros(known.shape), {}
+    for question in tree.by_depth:
+        counts = np.nan_to_num(votes[:, question.columns]).astype(np.float64)
+        number = counts.sum(axis=1)
+        shares[:, question.columns] = counts / np.maximum(number, FEWEST)[:, None]
+        asked, spread = np.ones(len(votes)), np.zeros(len(votes))
+        if question.gates:
+            gates = np.asarray(question.gates)
+            asked = np.zeros(len(votes))
+            for position in sorted(set(tree.question_of[gates].tolist())):
+                share = shares[:, gates[tree.question_of[gates] == position]].sum(axis=1)
+                asked += reached[position][0] * share
+                spread += _variance(share, *reached[position])
+        # Weighted votes of one may be somewhat more than 1.
+        enough = np.where(number >= 2 * asked, number, np.nan)
+        number = np.where(number < FEWEST, np.inf, enough)  # nobody, whose fractions are all 0
+        reached[question.number - 1] = asked, spread, number
+        mine = shares[:, question.columns].T
+        variances[:, question.columns] = _variance(mine, asked, spread, number).T
+    known &= ~np.isnan(variances)
     return float(np.sqrt(variances[known].mean())) if known.any() else None
+
+
+def _variance(
+    share: np.ndarray, asked: np.ndarray, spread: np.ndarray, number: np.ndarray
+) -> np.ndarray:
+    """That of a cumulative fraction: a share of `number` answers of the part `asked` of a crowd."""
+    return share**2 * spread + asked**2 * share * (1 - share) / (number - asked)
 
 
 def negative_log_likelihood(

@@ -205,8 +205,9 @@ def test_every_setting_changes_what_is_shown(images, change):
 
 def test_a_random_view_is_warped_then_coloured_then_erased(images):
     map_key, colour_key, erase_key = jax.random.split(jax.random.key(7), 3)
-    settings = dataclasses.replace(FULL, zoom=1.5, erase=1.0)
-    # The largest view shows 1.2 times the canvas, so 3 points a pixel each way; 0.8 would have 2.
+    settings = dataclasses.replace(FULL, zoom=1.7, erase=1.0)
+    # The largest view shows 1.36 times the canvas, so 3 points a pixel each way; 0.8 would have 2,
+    # and 1.7 would have 4.
     shown = warp.resample(images, augment.sample_maps(map_key, 3, settings), 12, 3)
     coloured = augment.shift_colours(colour_key, shown, 0.2)
     expected = augment.erase_rectangles(erase_key, coloured, 1.0)

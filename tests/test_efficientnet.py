@@ -358,6 +358,9 @@ def test_bfloat16_computes_in_it_and_keeps_statistics_and_outputs_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}
     off = abs(np.asarray(run(dtype="bfloat16", compiled=True)[0] - run()[0]))
     assert 0 < off.max() < 0.1
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    features = jax.eval_shape(short(dtype="bfloat16").features, *half, images)
+    assert features.dtype == jnp.float32
 
 
 def test_a_network_takes_images_of_any_size_and_begins_with_its_own():

@@ -471,6 +471,32 @@ def test_running_means_are_those_of_galaxies_that_a_term_is_known_of(batch):
     assert mean_of(after) == pytest.approx(known, rel=1e-5)
 
 
+def test_galaxies_of_which_nothing_is_known_change_no_weight(batch):
+    """Nor do padded ones."""
+    outputs, mask = batch[0][:, : SMALL.size], np.ones(len(batch[2]), np.float32)
+    votes = np.asarray(tree.fractions(batch[0][:, -SMALL.size :], SMALL, "softmax"))
+    settings = Objective(activation="softmax", terms=("mse", "kl", "dirichlet"))
+    start = losses.init_means(settings.terms)
+    part = slice(0, 2)
+
+    def step(outputs, votes, mask):
+        votes, mask = jnp.asarray(votes), jnp.asarray(mask)
+        return losses.objective(settings, SMALL, outputs, votes, mask, start)
+
+    _, (_, alone) = step(outputs[part], votes[part], mask[part])
+    for nothing in (np.nan, 0.0):
+        fewer = np.full_like(votes, nothing)
+        fewer[part] = votes[part]
+        _, (_, among) = step(outputs, fewer, mask)
+        padded = mask * 0
+        padded[part] = 1
+        _, (_, padding) = step(outputs, votes, padded)
+        for term in settings.terms:
+            for found in (among, padding):
+                weight = float(found[f"weight_{term}"])
+                assert weight == pytest.approx(float(alone[f"weight_{term}"]), rel=1e-4)
+
+
 @pytest.mark.parametrize("without", [0, 1, 5])
 def test_a_terms_first_mean_is_that_of_its_first_batch(batch, without):
     outputs, mask = batch[0][:, : SMALL.size], jnp.ones_like(batch[2])

@@ -167,6 +167,9 @@ def test_the_errors_of_coverage_are_those_of_independent_galaxies(believed):
         assert each["error"] == pytest.approx(np.sqrt(share * (1 - share) / each["galaxies"]))
     values = believed.pit(votes, 5)
     there = ~np.isnan(values)
+    for column, each in enumerate(found["answers"].values()):
+        inside = np.abs(values[there[:, column], column] - 0.5) <= 0.45
+        assert each["covered"] == pytest.approx(inside.mean())
     for level, name in ((0.5, "50"), (0.9, "90")):
         share = found["levels"][name]["covered"]
         squares = 0.0
@@ -180,7 +183,14 @@ def test_what_makes_no_interval_is_refused(believed):
     for options in ({"level": 90}, {"level": 0.0}, {"volunteers": 0}):
         with pytest.raises(ValueError, match="expected a level between 0 and 1, and at least one"):
             believed.interval(**options)
+
+
+def test_votes_that_cannot_tell_give_no_temperature(believed):
     assert posterior.fit_temperature(believed, np.zeros((300, SMALL.size), np.float32)) == 1.0
+    assert posterior.fit_temperature(believed, drawn(believed, 1)) == 1.0
+    assert posterior.fit_temperature(believed, drawn(believed, 2)) != 1.0
+    unread = believed._replace(concentrations=np.full_like(believed.concentrations, np.nan))
+    assert posterior.fit_temperature(unread, drawn(believed, 45)) == 1.0
 
 
 def test_unknown_votes_change_no_temperature_and_no_coverage(believed):

@@ -24,6 +24,22 @@ def test_intervals_are_the_exact_ones_of_the_mixture(gz2, level):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_an_answer_that_is_nearly_sure_has_an_interval(gz2):
+    """Of the others so little is left that float32 sees nothing of it."""
+    concentrations = np.full((2, 1, 37), 1.0, np.float32)
+    concentrations[0, 0, 3:5] = 1e4, 1e-4
+    concentrations[1, 0, 3:5] = 1e13, 1e-13
+    for ends in (
+        quantiles.interval(jax.numpy.asarray(concentrations), gz2),
+        Posterior(concentrations, np.ones(1), gz2).interval(0.9),
+    ):
+        for end in ends:
+            np.testing.assert_allclose(end[:, 3], 1, atol=1e-4)
+            np.testing.assert_allclose(end[:, 4], 0, atol=1e-4)
+    votes = np.full((2, 37), 5, np.float32)
+    assert np.isfinite(Posterior(concentrations, np.ones(1), gz2).pit(votes)).all()
+
+
 def test_of_the_uniform_distribution_the_ends_are_the_levels(gz2):
     ones = jax.numpy.ones((1, 1, 37))
     low, high = quantiles.interval(ones, gz2)

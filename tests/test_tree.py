@@ -357,6 +357,7 @@ def test_wrong_width_and_unknown_activation_are_refused():
         functools.partial(tree.fractions, activation=tree.UNTIED),
         tree.cumulative_fractions,
         tree.normalise,
+        tree.sums,
         tree.violations,
     ):
         with pytest.raises(ValueError, match=r"37 answers, found an array of shape \(2, 36\)"):

@@ -68,6 +68,9 @@ def test_early_leavers_do_not_lower_the_fractions():
     np.testing.assert_allclose(fractions[:5], [0.3, 0.2, 0.5, 0.375, 0.125], rtol=1e-6)
     # Three said yes, but none of them answered what came then.
     np.testing.assert_array_equal(known, [1, 1, 1, 1, 1, 0, 0])
+    # Ten reach the second question by its other gate alone, and leave.
+    _, known = votes.cumulative(np.float32([0, 10, 10, 0, 0, 0, 0]), SMALL)
+    np.testing.assert_array_equal(known[:5], [1, 1, 1, 0, 0])
 
 
 def test_what_nobody_knows_is_unknown_and_so_is_what_depends_on_it():
@@ -81,6 +84,23 @@ def test_what_nobody_knows_is_unknown_and_so_is_what_depends_on_it():
     np.testing.assert_array_equal(np.isnan(found), np.asarray(known) == 0)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found[0, :3], [0.3, 0.2, 0.5])
+
+
+@pytest.mark.parametrize("unknown", [2, 4])
+def test_a_question_is_unknown_if_any_of_its_gates_is(unknown):
+    questions = [
+        {"name": "kind", "answers": ["smooth", "disk"]},
+        {"name": "bar", "answers": ["yes", "no"], "asked_after": ["kind_disk"]},
+        {"name": "round", "answers": ["yes", "no"], "asked_after": ["kind_smooth"]},
+        {"name": "tilt", "answers": ["yes", "no"], "asked_after": ["bar_yes", "round_no"]},
+    ]
+    several = tree.Tree.from_dict({"name": "several", "questions": questions})
+    counts = np.float32([4, 6, 3, 3, 2, 2, 4, 1])
+    _, known = votes.cumulative(counts, several)
+    np.testing.assert_array_equal(known, 1)
+    counts[unknown : unknown + 2] = np.nan
+    _, known = votes.cumulative(counts, several)
+    np.testing.assert_array_equal(known[6:], 0)
 
 
 def test_what_rounding_leaves_is_no_vote_and_a_question_few_reach_is_not_known():
@@ -114,7 +134,7 @@ def test_mean_fractions_are_of_those_who_know():
 
 
 def test_the_noise_floor_is_the_error_of_the_truth():
-    """Of crowds whose fractions are known; some leave early, some are not asked at all."""
+    """Of crowds whose fractions are known; some answers nobody of a crowd is asked for."""
     generator = np.random.default_rng(7)
     truth = np.array([0.3, 0.2, 0.5, 0.15, 0.35, 0.05, 0.1])
     crowds = []
@@ -134,14 +154,42 @@ def test_the_noise_floor_is_the_error_of_the_truth():
     assert votes.noise_floor(np.full((3, 7), np.nan, np.float32), SMALL) is None
 
 
-def test_the_noise_floor_goes_by_the_question_that_most_volunteers_answered():
+@pytest.mark.parametrize("gates", [["odd_yes"], ["odd_yes", "odd_perhaps"], ["odd_yes", "far_no"]])
+def test_the_noise_floor_holds_where_volunteers_leave_early(gates):
+    """Three of ten of those who are asked the last question answer it."""
+    questions = [
+        {"name": "odd", "answers": ["yes", "perhaps", "no"]},
+        {"name": "far", "answers": ["yes", "no"], "asked_after": ["odd_no"]},
+        {"name": "kind", "answers": ["ring", "lens", "other"], "asked_after": gates},
+    ]
+    leaving = tree.Tree.from_dict({"name": "leaving", "questions": questions})
+    generator = np.random.default_rng(3)
+    crowds = np.zeros((20_000, 8))
+    crowds[:, :3] = generator.multinomial(60, [0.5, 0.2, 0.3], len(crowds))
+    crowds[:, 3:5] = generator.multinomial(crowds[:, 2].astype(int), [0.4, 0.6])
+    columns = [list(leaving.columns).index(name) for name in leaving.columns if name in gates]
+    asked = crowds[:, columns].sum(axis=1).astype(int)
+    crowds[:, 5:] = generator.multinomial(generator.binomial(asked, 0.3), [0.6, 0.1, 0.3])
+    truth = np.array([0.5, 0.2, 0.3, 0.12, 0.18, 0.6, 0.1, 0.3])
+    truth[5:] *= truth[columns].sum()
+    error = np.sqrt(np.nanmean((votes.observed(np.float32(crowds), leaving) - truth) ** 2, axis=0))
+    found = [
+        votes.noise_floor(np.float32(np.where(np.isin(range(8), some), crowds, np.nan)), leaving)
+        for some in ([0, 1, 2], range(8))
+    ]
+    assert found[0] == pytest.approx(np.sqrt(np.mean(error[:3] ** 2)), rel=0.02)
+    assert found[1] == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.03)
+
+
+def test_the_noise_floor_goes_by_the_volunteers_of_each_question():
     questions = [{"name": name, "answers": ["yes", "no"]} for name in ("kind", "odd")]
     two = tree.Tree.from_dict({"name": "two", "questions": questions})
     crowd = np.float32([[20, 20, 3, 1]])
-    expected = np.sqrt(np.mean([0.25, 0.25, 0.1875, 0.1875]) / 39)
+    expected = np.sqrt(np.mean([0.25 / 39, 0.25 / 39, 0.1875 / 3, 0.1875 / 3]))
     assert votes.noise_floor(crowd, two) == pytest.approx(expected, rel=1e-6)
-    crowd[:, 2:] = 0  # nobody was asked
-    assert votes.noise_floor(crowd, two) is not None
+    for few in ([0, 0], [1, 0]):  # not even two answered
+        crowd[:, 2:] = few
+        assert votes.noise_floor(crowd, two) == pytest.approx(np.sqrt(0.25 / 39), rel=1e-6)
     # One person's votes, weighted, tell nothing of how far two would differ.
     lone = np.float32([*[[20, 20, 3, 1]] * 9, [0.51, 0.5, 0, 0]])
     assert votes.noise_floor(lone, two) == pytest.approx(expected, rel=1e-6)
