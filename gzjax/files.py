@@ -31,7 +31,8 @@ def replacing(file: Path) -> Iterator[Path]:
             yield (copy := Path(folder) / file.name)
             remote.write(copy, str(file))
         return
-    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    # What a killed process leaves behind is skipped by readers of the folder, for its first letter.
+    unfinished = file.with_name(f"_{file.name}.{uuid.uuid4().hex}.partial")
     try:
         yield unfinished
         with unfinished.open("rb") as stream:

@@ -96,6 +96,14 @@ def test_the_order_of_a_seed_stays_what_it_was(galaxies):
     assert some[6]["row"].tolist() == [34, 6, 49, 52, 10, 53, 27, 23]
 
 
+def test_the_order_of_a_seed_and_of_several_catalogues_stays_what_it_was():
+    parts = ((20, 1.0), (30, 3.0))
+    source = Source(np.zeros((30, 2, 2, 3), np.uint8), np.arange(30), None, parts)
+    some = take(training_batches(source, 10, 3), 3)
+    assert some[0]["row"].tolist() == [18, 23, 9, 21, 26, 19, 24, 15, 25, 27]
+    assert some[2]["row"].tolist() == [1, 26, 3, 21, 24, 8, 29, 10, 27, 22]
+
+
 @pytest.mark.parametrize("taken", [0, 1, 7])
 def test_a_restored_iterator_resumes_where_it_was(galaxies, taken):
     dataset = training_batches(galaxies, 8, 3)

@@ -305,6 +305,12 @@ def test_shares_of_several_processes_are_one_table(world, models, tmp_path, suff
     assert said[-1].endswith("is there already, joined by another process; nothing is done")
     assert counted.calls == 10
     assert not (tmp_path / f"{output.name}.parts").exists()
+    # Of other images, models or options it is stale.
+    with pytest.raises(UserError, match="is already there; delete it"):
+        predict_all("shared", (3, 3), size=6)
+    (tmp_path / f"whole{suffix}.job.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="is already there; delete it"):
+        predict_all("whole", (3, 3))
     with pytest.raises(UserError, match="is already there; delete it"):
         predict_all("shared")
 

@@ -110,6 +110,20 @@ def test_what_was_trained_is_saved_where_the_batches_end():
     assert done.count(("save", 5, None)) == 1
 
 
+def test_one_of_several_processes_saves_nothing_where_its_batches_end(monkeypatch):
+    """The others would not join."""
+
+    def batches():
+        yield from range(5)
+        raise UserError("the disk is gone")
+
+    monkeypatch.setattr(loop.StopRequest, "at", lambda *_: False)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    done, said = run_loop(9, batches=batches(), save_every=3, evaluate_every=100)
+    assert said == "the disk is gone"
+    assert [each for each in done if each[0] == "save"] == [("save", 3, None)]
+
+
 def test_batches_that_end_with_the_request_to_stop_end_cleanly():
     """Worker processes get the signal, too, and may be gone first."""
 

@@ -328,6 +328,22 @@ def test_a_process_alone_is_ended_by_sigterm_as_before(monkeypatch):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_of_several_processes_each_is_ended_by_sigterm_once_it_works_by_itself(monkeypatch):
+    before, left = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: left.append(True))
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        commands.leave_others()  # there are none
+        assert not left
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        commands.leave_others()
+        assert left
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_every_mode_has_a_command():
     assert (*commands.COMMANDS,) == (*main.MODES,)
     for name, modes in main.ONLY.items():

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from gzjax import tree as trees
-from gzjax.data import tables
+from gzjax.data import tables, tally
 from gzjax.data.rows import ID_COLUMNS
 from gzjax.errors import UserError
 from gzjax.tree import Tree
@@ -551,6 +551,12 @@ def test_percentages_are_refused():
     cumulative = walk(DECALS, 30) / 40
     table = frame_of(100 * cumulative + 0.0, COLUMNS)
     assert "found what looks like percentages" in refused(table)
+    # A table may lack one of the questions that everybody is asked.
+    cumulative = walk(GZ2, 30) / 40
+    cumulative[:, GZ2.questions[5].columns] = np.nan
+    assert not GZ2.questions[5].gates
+    assert tally.look_like_percentages(100 * cumulative, GZ2)
+    assert not tally.look_like_percentages(90 * cumulative, GZ2)
     # Weights may be of any sum, and counts of 100 volunteers are whole.
     counts = np.rint(walk(DECALS, 30, volunteers=100))
     assert "counts of" in read(frame_of(counts, COLUMNS)).about

@@ -15,7 +15,7 @@ from gzjax.data import batches, dataset, packing
 from gzjax.data.batches import Source
 from gzjax.data.images import JoinedImages
 from gzjax.errors import UserError
-from gzjax.run import build, exported, galaxies, pack
+from gzjax.run import build, exported, galaxies, loop, pack
 from gzjax.run import config as configs
 from gzjax.trees import campaigns
 
@@ -113,6 +113,18 @@ def test_galaxies_are_drawn_by_the_weights_of_their_catalogues(world):
     assert next(other)["row"].tolist() != next(first)["row"].tolist()
     # Evaluation takes each galaxy once.
     assert data.source("test").drawn == len(data.splits["test"])
+
+
+def test_as_many_galaxies_may_be_lost_as_a_hundredth_of_those_drawn(world, tmp_path, monkeypatch):
+    options = {"data__extra": str(world.parent / "extra"), "data__extra_weight": 3.0}
+    drawn = data_of(world, **options).source("train").drawn
+
+    def noted(galaxies, processes):
+        raise UserError(f"{galaxies} drawn by {processes}")
+
+    monkeypatch.setattr(loop, "most_lost", noted)
+    with pytest.raises(UserError, match=f"^{drawn} drawn by 1$"):
+        gzjax.train(tiny.config(world, epochs=1, **options), tmp_path / "run")
 
 
 def test_parts_of_a_source_are_shared_by_processes():

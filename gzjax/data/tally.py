@@ -59,7 +59,7 @@ def look_like_percentages(values: Float[np.ndarray, "galaxies answers"], tree: T
     """Whether numbers without a name are per cent: not all whole, of 100 for each galaxy."""
     known = values[~np.isnan(values)]
     always = [position for position, each in enumerate(tree.questions) if not each.gates]
-    sums = _sums(values, tree)[:, always].max(axis=1)
+    sums = np.fmax.reduce(_sums(values, tree)[:, always], axis=1)  # of those that the table has
     near = np.abs(sums[~np.isnan(sums)] - 100) <= 100 * GATE_TOLERANCE
     return bool((known != np.rint(known)).any() and len(near) and near.mean() > 0.9)
 

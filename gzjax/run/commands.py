@@ -1,5 +1,6 @@
 """What each `--mode` of the command line does with its flags."""
 
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,6 +142,8 @@ def leave_others() -> None:
     """From here on each process works by itself: none waits for the others, or ends with them."""
     if jax.process_count() > 1:
         jax.distributed.shutdown()
+        # It leaves a handler behind for processes to agree when to stop, which nobody asks now.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run_train(call: Call) -> None:

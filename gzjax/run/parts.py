@@ -46,10 +46,10 @@ class Parts:
       size: images per part.
       share: which of the parts are this process's: (2, 8) is the second of eight shares.
 
-    Where the output is there already, joined by another share, nothing is looked at or made.
+    Where the output is there already, joined by another share, nothing is made.
 
     Raises:
-      UserError: parts of another job.
+      UserError: parts of another job, or an output of another.
     """
 
     def __init__(
@@ -64,10 +64,14 @@ class Parts:
         self.folder = output if self.stay else output.with_name(f"{output.name}.parts")
         self.ranges = [range(n, min(n + size, number)) for n in range(0, number, size)]
         self.share = share
+        # As JSON has it, which knows no tuples.
+        self.job = json.loads(json.dumps({**job, "range": size}))
         if self.joined:
+            if files.read_json(self.joined_job) != self.job:
+                raise there_already(output)
             return
         self.folder.mkdir(exist_ok=True)
-        file, job = self.folder / JOB, {**job, "range": size}
+        file, job = self.folder / JOB, self.job
         try:
             before = dict(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -85,6 +89,11 @@ class Parts:
     def joined(self) -> bool:
         """Whether the output is there, as a whole."""
         return not self.stay and self.output.exists()
+
+    @property
+    def joined_job(self) -> Path:
+        """What shares that come after the join know the output by."""
+        return self.output.with_name(f"{self.output.name}.job.json")
 
     def file(self, rows: range) -> Path:
         """The part file of a range."""
@@ -155,7 +164,12 @@ def check_output(
         raise UserError(f"output {output}: there is no folder {output.parent}")
     joined = output.is_file() and share != (1, 1)
     if output.exists() and not (output / JOB).exists() and not joined:
-        raise UserError(f"output {output} is already there; delete it, or name another")
+        raise there_already(output)
+
+
+def there_already(output: Path) -> UserError:
+    """What to raise where an output is there that is not this command's."""
+    return UserError(f"output {output} is already there; delete it, or name another")
 
 
 # Models, some images -> their table; the last argument is told of each batch how many it has.
@@ -253,6 +267,8 @@ def _finish(
                 f"{parts.output}: none of {number} images could be read, the first because: "
                 f"{first}; delete {parts.folder} to try again"
             )
+        if parts.share != (1, 1):
+            files.write_json(parts.joined_job, parts.job)
         unreadable = join_parts(parts, join)
     report.say(f"{parts.output}: {number - unreadable} galaxies")
     if unreadable:

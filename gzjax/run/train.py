@@ -128,7 +128,8 @@ class Trainer:
         """From the newest checkpoint, or from the beginning, to the last scores."""
         model, training, data, *_ = self.run
         steps = training.steps
-        read = training.batches(data.source("train"), model.reading)
+        source = data.source("train")
+        read = training.batches(source, model.reading)
         self.batches: grain.DatasetIterator = iter(read)
         if newest is None:
             state = training.initial_state(model, self.run.begin)
@@ -141,7 +142,7 @@ class Trainer:
 
         guarded = loop.GuardedBatches(
             self.batches,
-            loop.most_lost(len(data.splits["train"]), jax.process_count()),
+            loop.most_lost(source.drawn, jax.process_count()),
             training.steps_per_epoch,
             taken=newest or 0,
             lost=self.lost,
