@@ -107,7 +107,8 @@ def noise_floor(votes: Float[np.ndarray, "galaxies answers"], tree: Tree) -> flo
     """
     known = ~np.isnan(observed(votes, tree))
     variances = np.full(known.shape, np.nan)
-    shares, reached = np.zeros(known.shape), {}
+    shares = np.zeros(known.shape)
+    reached: dict[int, tuple[np.ndarray, ...]] = {}  # by the question's position
     for question in tree.by_depth:
         counts = np.nan_to_num(votes[:, question.columns]).astype(np.float64)
         number = counts.sum(axis=1)

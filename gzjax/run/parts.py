@@ -65,21 +65,22 @@ class Parts:
         self.ranges = [range(n, min(n + size, number)) for n in range(0, number, size)]
         self.share = share
         # As JSON has it, which knows no tuples.
-        self.job = json.loads(json.dumps({**job, "range": size}))
+        self.job: dict[str, Any] = json.loads(json.dumps({**job, "range": size}))
         if self.joined:
             if files.read_json(self.joined_job) != self.job:
                 raise there_already(output)
             return
         self.folder.mkdir(exist_ok=True)
-        file, job = self.folder / JOB, self.job
+        file = self.folder / JOB
         try:
             before = dict(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            files.write_json(file, job)
-            before = job
+            files.write_json(file, self.job)
+            before = self.job
         except (TypeError, ValueError) as error:
             raise UserError(f"{file}: damaged ({one_line(error)}); delete the folder") from None
-        if changed := [name for name in job | before if before.get(name) != job.get(name)]:
+        names = self.job | before
+        if changed := [name for name in names if before.get(name) != self.job.get(name)]:
             raise UserError(
                 f"{self.folder} was left by a command with different {', '.join(changed)}; give "
                 "that one again, delete the folder, or name another output"
