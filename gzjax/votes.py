@@ -100,34 +100,31 @@ def noise_floor(votes: Float[np.ndarray, "galaxies answers"], tree: Tree) -> flo
     """The RMSE of an infinite crowd's fractions against this crowd's: nothing can score less.
 
     A cumulative fraction f = g c is the part g of the crowd that is asked, times the fraction c of
-    the n who answer: var f = c^2 var g + g^2 var c, with var c = c (1 - c) / (n - g). Where N
-    volunteers walk the tree, n is g N, and all that is f (1 - f) / (N - 1), without bias; where
+    the n who answer: var f = c^2 var g + g^2 var c, with var c = c (1 - c) / (n - g). If all N
+    volunteers walk the tree, n = g N, and this is f (1 - f) / (N - 1), the unbiased estimate; if
     some leave early, or two questions are always asked, each question has its own n. Questions
-    that not even two could have answered do not count; None if there are no others.
+    that not even two volunteers answered do not count; None if there are no others.
     """
-    known = ~np.isnan(observed(votes, tree))
-    variances = np.full(known.shape, np.nan)
-    shares = np.zeros(known.shape)
+    fractions = observed(votes, tree).astype(np.float64)
+    parts = tree.asked(fractions)
+    variances, shares = np.full(fractions.shape, np.nan), np.zeros(fractions.shape)
     reached: dict[int, tuple[np.ndarray, ...]] = {}  # by the question's position
     for question in tree.by_depth:
         counts = np.nan_to_num(votes[:, question.columns]).astype(np.float64)
         number = counts.sum(axis=1)
         shares[:, question.columns] = counts / np.maximum(number, FEWEST)[:, None]
-        asked, spread = np.ones(len(votes)), np.zeros(len(votes))
-        if question.gates:
-            gates = np.asarray(question.gates)
-            asked = np.zeros(len(votes))
-            for position in sorted(set(tree.question_of[gates].tolist())):
-                share = shares[:, gates[tree.question_of[gates] == position]].sum(axis=1)
-                asked += reached[position][0] * share
-                spread += _variance(share, *reached[position])
+        asked, spread = parts[:, question.number - 1], np.zeros(len(votes))
+        gates = np.asarray(question.gates, int)
+        for position in sorted(set(tree.question_of[gates].tolist())):
+            share = shares[:, gates[tree.question_of[gates] == position]].sum(axis=1)
+            spread += _variance(share, *reached[position])
         # Weighted votes of one may be somewhat more than 1.
         enough = np.where(number >= 2 * asked, number, np.nan)
         number = np.where(number < FEWEST, np.inf, enough)  # nobody, whose fractions are all 0
         reached[question.number - 1] = asked, spread, number
         mine = shares[:, question.columns].T
         variances[:, question.columns] = _variance(mine, asked, spread, number).T
-    known &= ~np.isnan(variances)
+    known = ~np.isnan(fractions + variances)
     return float(np.sqrt(variances[known].mean())) if known.any() else None
 
 

@@ -7,7 +7,6 @@ the predictions of single galaxies, is computed again, with one view.
 
 import base64
 import collections
-import csv
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ import pandas as pd
 from gzjax import describe, files, metrics
 from gzjax.data.dataset import Data
 from gzjax.run import config as configs
-from gzjax.run import evaluate, recorder
+from gzjax.run import evaluate, recorder, trackers
 from gzjax.run.model import Model
 from gzjax.run.report import SILENT, Report
 from gzjax.tree import Tree
@@ -106,15 +105,10 @@ def _shown(result: Mapping[str, Any]) -> bool:
 
 def _curve(path: Path, *needed: str) -> dict[str, list[Any]]:
     """What was recorded on the way, by column; nothing if it was not. Damaged rows are left out."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except (OSError, ValueError, csv.Error):  # not there, or not a table
-        return {}
+    header, rows = trackers.read_rows(path)
     if not {*needed} <= {*header}:
         return {}
-    whole = [row for row in rows if len(row) == len(header)]
-    table = pd.DataFrame(whole, columns=header).apply(pd.to_numeric, errors="coerce")
+    table = pd.DataFrame(rows, columns=header).apply(pd.to_numeric, errors="coerce")
     table = table.dropna(subset=list(needed)).dropna(axis=1, how="all")
     return {str(name): table[name].tolist() for name in table}
 
@@ -127,7 +121,7 @@ def _run(workdir: Path, model: Model, data: Data, train: Mapping[str, Any]) -> d
     steps = max([model.step, *saved, *train.get("step", [])[-1:]])
     epochs = model.about["config"]["epochs"]
     if train:  # the run may have been lengthened since the best step
-        epochs = steps * train["epoch"][-1] / train["step"][-1]
+        epochs = round(steps * train["epoch"][-1] / train["step"][-1], 2)
     sessions = [each for each in recorder.read_sessions(workdir) if each["from_step"] < steps]
     seconds = [each["seconds"] for each in sessions]
     return {

@@ -268,6 +268,7 @@ def _finish(
                 f"{parts.output}: none of {number} images could be read, the first because: "
                 f"{first}; delete {parts.folder} to try again"
             )
+        parts.joined_job.unlink(missing_ok=True)  # of an earlier prediction
         if parts.share != (1, 1):
             files.write_json(parts.joined_job, parts.job)
         unreadable = join_parts(parts, join)

@@ -109,9 +109,9 @@ class Mlflow:
     def __init__(self, workdir: Path, start: int, options: Mapping[str, Any]):
         import mlflow
 
-        self.client = mlflow.MlflowClient()
+        self.client, self.fault = mlflow.MlflowClient(), mlflow.MlflowException
         self.run: str = files.read_json(workdir / REMEMBERED).get("mlflow", "")
-        with resumable("mlflow", mlflow.MlflowException):
+        with resumable("mlflow", self.fault):
             if self.run:
                 self.client.update_run(self.run, "RUNNING")
                 return
@@ -127,20 +127,17 @@ class Mlflow:
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Adds a point to each metric."""
-        from mlflow import MlflowException
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
         named = {f"{group}/{key}": value for key, value in values.items()}
         metrics = [Metric(name, value, now, step) for name, value in named.items()]
-        with resumable("mlflow", MlflowException):
+        with resumable("mlflow", self.fault):
             self.client.log_batch(self.run, metrics=metrics)
 
     def close(self) -> None:
         """Ends the run there."""
-        from mlflow import MlflowException
-
-        with resumable("mlflow", MlflowException):
+        with resumable("mlflow", self.fault):
             self.client.set_terminated(self.run)
 
 
@@ -199,17 +196,21 @@ def remember(workdir: Path, name: str, run: str) -> None:
     files.write_json(workdir / REMEMBERED, known | {name: run})
 
 
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header of a table, and its rows that are whole; nothing if there is no such file."""
+    if not path.exists():
+        return [], []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    return header, [row for row in rows if header and len(row) == len(header)]
+
+
 def drop_rows_after(path: Path, step: int) -> None:
     """Drops the rows of a table past a step, and a half-written last one."""
-    if not path.exists():
-        return
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    kept = [
-        row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step
-    ]
+    header, rows = read_rows(path)
+    kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= step]
     if not kept:
-        path.unlink()
+        path.unlink(missing_ok=True)
         return
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([header, *kept])
