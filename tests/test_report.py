@@ -67,8 +67,8 @@ def test_the_table_has_a_row_for_each_question_in_80_columns(result, gz2):
     assert len(heads[:6]) == len(set(heads[:6]))
 
 
-@pytest.mark.parametrize("name", ["hubble", "gz2+decals-dr5"])
-def test_names_are_cut_where_a_table_is_too_wide_and_numbers_are_not(name):
+@pytest.mark.parametrize(("name", "width"), [("hubble", 80), ("gz2+decals-dr5", 80), ("gz2", 68)])
+def test_names_are_cut_where_a_table_is_too_wide_and_numbers_are_not(name, width):
     tree = campaigns.union([trees.load(each) for each in name.split("+")])
     values = np.asarray(
         fractions(np.random.default_rng(0).normal(0, 1, (30, tree.size)), tree, "softmax")
@@ -77,7 +77,7 @@ def test_names_are_cut_where_a_table_is_too_wide_and_numbers_are_not(name):
     result = about | metrics.summary(values[::-1], values, values.mean(axis=0), tree)
     covered = {question.name: {"covered": 1.0, "error": 0.0} for question in tree.questions}
     result["intervals"] = {"tempered": {"questions": covered}}
-    lines = shown(result).splitlines()
+    lines = shown(result, width).splitlines()
     for number, question in enumerate(tree.questions, 1):
         (row,) = [line for line in lines if line.startswith(f" {number:2} ")]
         score = f"{result['rmse_per_question'][question.name]:.4f}"
@@ -85,7 +85,7 @@ def test_names_are_cut_where_a_table_is_too_wide_and_numbers_are_not(name):
         assert f" {score} " in row
         assert f" {baseline} " in row
         assert " 100±0 " in row
-    (heads,) = [line for line in lines if line.strip().startswith("question ")]
+    (heads,) = [line for line in lines if "RMSE" in line and "baseline" in line]
     for heading in ("RMSE", "baseline", "ratio", "ECE", "90 %", "accuracy", "clear", "on clear"):
         assert heading in heads
 

@@ -154,6 +154,15 @@ def test_the_noise_floor_is_the_error_of_the_truth():
     assert votes.noise_floor(np.full((3, 7), np.nan, np.float32), SMALL) is None
 
 
+def test_the_noise_floor_of_volunteers_who_walk_the_tree_is_the_unbiased_estimate():
+    """Few of them, of whom fewer still come to the last question."""
+    crowd = np.float32([[3, 1, 2, 3, 1, 1, 2], [2, 0, 0, 2, 0, 1, 1], [1, 1, 5, 1, 1, 1, 0]])
+    volunteers = crowd[:, :3].sum(axis=1, keepdims=True)
+    fractions = crowd / volunteers
+    expected = np.sqrt(np.mean(fractions * (1 - fractions) / (volunteers - 1)))
+    assert votes.noise_floor(crowd, SMALL) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("gates", [["odd_yes"], ["odd_yes", "odd_perhaps"], ["odd_yes", "far_no"]])
 def test_the_noise_floor_holds_where_volunteers_leave_early(gates):
     """Three of ten of those who are asked the last question answer it."""
