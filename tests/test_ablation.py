@@ -1,7 +1,6 @@
 """The ablation, with runs that are written down instead of trained."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -417,8 +416,7 @@ def started(monkeypatch):
     """The commands that were started; each finishes its run at once."""
     commands = []
 
-    def start(command, env, check):
-        assert env == os.environ | {"PYTHONPATH": str(ROOT)}
+    def start(command, check):
         commands.append(command)
         finish(Path(command[command.index("--workdir") + 1]), 0.1, 0.1)
         return types.SimpleNamespace(returncode=0)

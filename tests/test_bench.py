@@ -423,8 +423,7 @@ class Process:
     started: ClassVar[list] = []
     ends_with: int | None = None
 
-    def __init__(self, command, env, stdout, stderr):
-        assert env["PYTHONPATH"] == str(ROOT)
+    def __init__(self, command, stdout, stderr):
         assert stdout == stderr == subprocess.DEVNULL
         self.command, self.returncode, self.looks = command, None, 0
         self.started.append(self)

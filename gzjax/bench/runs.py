@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,6 @@ from gzjax.steps import Batch
 
 WAYS = ((1, 0), (2, 0), (4, 0), (2, 2))  # threads, processes
 NEVER = 10**9
-ROOT = Path(__file__).resolve().parents[2]
 MAIN = (sys.executable, "-m", "gzjax.main")
 
 
@@ -148,7 +146,6 @@ def seconds_until(file: Path | None, *arguments: str) -> float:
     began = timing.now()
     with subprocess.Popen(
         [*MAIN, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:

@@ -1,7 +1,6 @@
 """The runs of an ablation: what they do differently from the recipe, and their training."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from gzjax.run import config as configs
 from gzjax.run import galaxies, recipes, recorder
 from gzjax.run.report import Report
 
-ROOT = Path(__file__).resolve().parents[3]
 RECIPE = "gz2"
 VIEWS = 16
 
@@ -99,7 +97,6 @@ def train(run: Run) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gzjax.main", "--config", RECIPE, "--workdir", str(run.workdir)]
         + [f"--config.{name}={value}" for name, value in run.options.items()],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
     if done.returncode:
